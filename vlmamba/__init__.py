@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vlmamba: Mamba for vision and language, on one selective-scan kernel.
+
+Importing the package registers its models with transformers' Auto classes, so that
+`AutoModelForImageTextToText.from_pretrained(folder)` and `pipeline("image-text-to-text", model=folder)` work.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "vlmamba.convert": ["from_official"],
+    "vlmamba.layers.mamba": ["apply_kernels"],
+    "vlmamba.models.vim": ["VimConfig", "VimForImageClassification", "VimModel"],
+    "vlmamba.models.vlmamba": [
+        "VLMambaConfig",
+        "VLMambaForConditionalGeneration",
+        "VLMambaImageProcessor",
+        "VLMambaModel",
+        "VLMambaProcessor",
+        "VLMambaProjectorConfig",
+    ],
+    "vlmamba.scans": ["get_scan", "list_scans", "register_scan"],
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = ["__version__", "ops", *_MODULE_OF]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
+    if name in ("ops", "scans", "layers", "models", "convert", "data", "cli"):
+        return import_module(f"vlmamba.{name}")
+    raise AttributeError(f"module 'vlmamba' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if not TYPE_CHECKING:
+    from vlmamba.auto import register as _register
+
+    _register()

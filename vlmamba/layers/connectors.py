@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vision -> language: the MultiModal Connectors of VL-Mamba (arXiv:2403.13600, section 3.2)."""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from vlmamba.layers.vision_mixer import VisionMixer
+from vlmamba.scans import get_scan
+
+
+class VisionSelectiveScan(nn.Module):
+    """VSS: a 2-D scan through one Mamba layer, results back in patch order and merged.
+
+    Args:
+        hidden_size: width.
+        scan: name of the scan: "bidirectional" (the paper's BSM), "cross_scan" (CSM) or any other.
+        shared: one parameter set for all directions ("one Mamba layer"); False gives each its own.
+        average: mean instead of sum over the directions.
+        state_size, conv_kernel, expand: sizes of the Mamba layer.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        scan: str = "bidirectional",
+        shared: bool = True,
+        average: bool = False,
+        state_size: int = 16,
+        conv_kernel: int = 4,
+        expand: int = 2,
+    ):
+        super().__init__()
+        self.scan = get_scan(scan)
+        self.mixer = VisionMixer(
+            hidden_size,
+            self.scan.num_paths,
+            state_size=state_size,
+            conv_kernel=conv_kernel,
+            expand=expand,
+            shared="all" if shared else "none",
+            average=average,
+        )
+
+    def forward(self, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """`[B, h * w, hidden_size]` patches of a `grid` = (h, w) -> the same shape."""
+        return self.mixer(features, self.scan.paths(*grid, device=features.device))
+
+
+class MLPConnector(nn.Module):
+    """Linear -> activation -> Linear. `forward(features [B, L, in], grid) -> [B, L, out]`."""
+
+    def __init__(self, in_features: int, out_features: int, hidden_act: str = "gelu", **_: object):
+        super().__init__()
+        self.linear_1 = nn.Linear(in_features, out_features)
+        self.act = ACT2FN[hidden_act]
+        self.linear_2 = nn.Linear(out_features, out_features)
+
+    def forward(self, features: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
+        return self.linear_2(self.act(self.linear_1(features)))
+
+
+class VSSMLPConnector(nn.Module):
+    """MLP(norm(V + VSS(V))): the scan at the encoder's width, then a two-layer MLP."""
+
+    def __init__(
+        self, in_features: int, out_features: int, hidden_act: str = "gelu", eps: float = 1e-5, **vss: object
+    ):
+        super().__init__()
+        self.vss = VisionSelectiveScan(in_features, **vss)
+        self.norm = nn.LayerNorm(in_features, eps=eps)
+        self.mlp = MLPConnector(in_features, out_features, hidden_act)
+
+    def forward(self, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        return self.mlp(self.norm(features + self.vss(features, grid)))
+
+
+class VSSL2Connector(nn.Module):
+    """V' = Linear(V); Linear(norm(VSS(act(V')) + V')): the paper's final choice; the skip leaves before the activation."""
+
+    def __init__(
+        self, in_features: int, out_features: int, hidden_act: str = "gelu", eps: float = 1e-5, **vss: object
+    ):
+        super().__init__()
+        self.linear_1 = nn.Linear(in_features, out_features)
+        self.act = ACT2FN[hidden_act]
+        self.vss = VisionSelectiveScan(out_features, **vss)
+        self.norm = nn.LayerNorm(out_features, eps=eps)
+        self.linear_2 = nn.Linear(out_features, out_features)
+
+    def forward(self, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        features = self.linear_1(features)
+        return self.linear_2(self.norm(self.vss(self.act(features), grid) + features))
+
+
+CONNECTORS: dict[str, type[nn.Module]] = {
+    "mlp": MLPConnector,
+    "vss_mlp": VSSMLPConnector,
+    "vss_l2": VSSL2Connector,
+}

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One mixer over K scan orders: the block that the Vision Mamba families share."""
+
+import math
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from vlmamba.ops import causal_conv1d, selective_scan
+
+
+class ScanDirection(nn.Module):
+    """The parameters of one selective scan: convolution, B/C/dt projections, state matrix and skip.
+
+    Args:
+        channels: D, width of the scanned sequence.
+        state_size: N.
+        conv_kernel: taps W of the causal depthwise convolution.
+        time_step_rank: rank of the time step projection.
+    """
+
+    def __init__(self, channels: int, state_size: int, conv_kernel: int, time_step_rank: int):
+        super().__init__()
+        self.splits = (time_step_rank, state_size, state_size)
+        self.conv1d = nn.Conv1d(channels, channels, conv_kernel, groups=channels, padding=conv_kernel - 1)
+        self.x_proj = nn.Linear(channels, sum(self.splits), bias=False)
+        self.dt_proj = nn.Linear(time_step_rank, channels)
+        self.A_log = nn.Parameter(torch.empty(channels, state_size))
+        self.D = nn.Parameter(torch.empty(channels))
+
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`[B, L, D]` -> dt `[B, L, D]`, B `[B, L, N]`, C `[B, L, N]`; each projection is called as a module."""
+        dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
+        return self.dt_proj(dt), B, C
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Mamba's initialisation: A = -(1..N), D = 1, softplus(dt bias) log-uniform in [1e-3, 1e-1]."""
+        channels, size = self.A_log.shape
+        states = torch.arange(1, size + 1, dtype=torch.float32, device=self.A_log.device)
+        init.copy_(self.A_log, torch.log(states).expand(channels, size))
+        init.ones_(self.D)
+        bound = self.splits[0] ** -0.5
+        init.uniform_(self.dt_proj.weight, -bound, bound)
+        low, high = math.log(1e-3), math.log(1e-1)
+        dt = torch.exp(torch.rand(channels, device=self.D.device) * (high - low) + low)
+        init.copy_(self.dt_proj.bias, dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+
+
+class VisionMixer(nn.Module):
+    """in_proj -> causal convolution -> selective scan along K orders, merged -> gate -> out_proj.
+
+    Vim (arXiv:2401.09417, algorithm 1) is two orders with their own parameters; one parameter set for all orders
+    is VL-Mamba's "one Mamba layer" (arXiv:2403.13600).
+
+    Args:
+        hidden_size: width of the input and output.
+        num_paths: K, the number of scan orders given to `forward`.
+        state_size: N.
+        conv_kernel: taps of the convolution, which runs along each order.
+        expand: inner width over `hidden_size`.
+        time_step_rank: rank of the time step projection; ceil(hidden_size / 16) when None.
+        shared: "none" gives every order its own parameters, "all" shares one set, "inputs" shares all but A and
+            convolves along the first order only (Vim's bimamba v1).
+        average: divide the sum of the orders by K.
+        layer_scale: initial value of a learned scale per output channel; none when None.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_paths: int,
+        state_size: int = 16,
+        conv_kernel: int = 4,
+        expand: int = 2,
+        time_step_rank: int | None = None,
+        shared: str = "none",
+        average: bool = False,
+        layer_scale: float | None = None,
+    ):
+        super().__init__()
+        if shared not in ("none", "all", "inputs"):
+            raise ValueError(f"VisionMixer: shared is {shared!r}, expected 'none', 'all' or 'inputs'")
+        channels = expand * hidden_size
+        rank = math.ceil(hidden_size / 16) if time_step_rank is None else time_step_rank
+        self.num_paths, self.shared, self.average = num_paths, shared, average
+        self.in_proj = nn.Linear(hidden_size, 2 * channels, bias=False)
+        self.directions = nn.ModuleList(
+            ScanDirection(channels, state_size, conv_kernel, rank)
+            for _ in range(num_paths if shared == "none" else 1)
+        )
+        if shared == "inputs":
+            self.other_A_log = nn.Parameter(torch.empty(num_paths - 1, channels, state_size))
+        self.out_proj = nn.Linear(channels, hidden_size, bias=False)
+        self.layer_scale_value = layer_scale
+        if layer_scale is not None:
+            self.layer_scale = nn.Parameter(torch.empty(hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor, paths: torch.Tensor) -> torch.Tensor:
+        """Mix tokens.
+
+        Args:
+            hidden_states: `[B, L, hidden_size]`, in rows.
+            paths: int `[K, T]`, the scan orders.
+
+        Returns:
+            `[B, L, hidden_size]`, in rows.
+        """
+        x, z = self.in_proj(hidden_states).chunk(2, dim=-1)
+        directions = [self.directions[k % len(self.directions)] for k in range(self.num_paths)]
+        A_log = torch.stack([direction.A_log for direction in directions]).float()
+        skip = torch.stack([direction.D for direction in directions])
+        if self.shared == "inputs":
+            A_log = torch.cat([A_log[:1], self.other_A_log.float()])
+            x = self._convolve(x, directions[:1], paths[:1]).squeeze(1)
+            dt, B, C = directions[0].project(x)
+        else:
+            x = self._convolve(x, directions, paths)
+            projected = [direction.project(x[:, k]) for k, direction in enumerate(directions)]
+            dt, B, C = (torch.stack(parts, dim=1) for parts in zip(*projected, strict=True))
+        y = selective_scan(x, dt, -torch.exp(A_log), B, C, skip, z, paths=paths)
+        out = self.out_proj(y / self.num_paths if self.average else y)
+        return out if self.layer_scale_value is None else out * self.layer_scale
+
+    @staticmethod
+    def _convolve(x: torch.Tensor, directions: list[ScanDirection], paths: torch.Tensor) -> torch.Tensor:
+        weight = torch.stack([direction.conv1d.weight.squeeze(1) for direction in directions])
+        bias = torch.stack([direction.conv1d.bias for direction in directions])
+        return causal_conv1d(x, weight, bias, activation="silu", paths=paths)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise what `nn.Linear` and `nn.Conv1d` do not."""
+        for direction in self.directions:
+            direction.reset_parameters()
+        if self.shared == "inputs":
+            init.copy_(self.other_A_log, self.directions[0].A_log.expand_as(self.other_A_log))
+        if self.layer_scale_value is not None:
+            init.constant_(self.layer_scale, self.layer_scale_value)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model families, one folder each: configuration, modeling, conversion of official checkpoints."""

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Official Vim checkpoints (hustvl/Vim, class VisionMamba) -> VimForImageClassification."""
+
+import re
+from typing import Any
+
+import torch
+
+from vlmamba.models.vim.configuration_vim import VimConfig
+from vlmamba.models.vim.modeling_vim import VimForImageClassification
+
+# official key -> ours; `_b` marks the backward direction
+KEYS = [
+    (r"^patch_embed\.proj\.", "vim.embeddings.patch_embeddings."),
+    (r"^pos_embed$", "vim.embeddings.position_embeddings"),
+    (r"^cls_token$", "vim.embeddings.class_tokens"),
+    (r"^norm_f\.", "vim.norm."),
+    (r"^head\.", "classifier."),
+    (r"^layers\.(\d+)\.norm\.", r"vim.layers.\1.norm."),
+    (r"^layers\.(\d+)\.mixer\.(in_proj|out_proj)\.", r"vim.layers.\1.mixer.\2."),
+    (r"^layers\.(\d+)\.mixer\.gamma$", r"vim.layers.\1.mixer.layer_scale"),
+    (r"^layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj)\.", r"vim.layers.\1.mixer.directions.0.\2."),
+    (r"^layers\.(\d+)\.mixer\.(A_log|D)$", r"vim.layers.\1.mixer.directions.0.\2"),
+    (r"^layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj)_b\.", r"vim.layers.\1.mixer.directions.1.\2."),
+    (r"^layers\.(\d+)\.mixer\.A_b_log$", r"vim.layers.\1.mixer.directions.1.A_log"),
+    (r"^layers\.(\d+)\.mixer\.D_b$", r"vim.layers.\1.mixer.directions.1.D"),
+]
+_POOLING = {"none": "last", "mean": "mean", "max": "max", "all": "none"}
+_UNSUPPORTED = ("if_rope", "if_rope_residual", "if_bidirectional")
+
+
+def config_from_official(arguments: dict[str, Any]) -> VimConfig:
+    """The config of a `VisionMamba(**arguments)`; arguments left out take the official defaults.
+
+    Raises:
+        ValueError: an option that no published Vim uses is set.
+    """
+    for name in _UNSUPPORTED:
+        if arguments.get(name):
+            raise ValueError(f"vim: {name} is {arguments[name]!r}, which no published Vim uses; expected False")
+    get = arguments.get
+    ssm = get("ssm_cfg") or {}
+    bimamba = "v1" if get("if_bimamba") else get("bimamba_type", "v2")
+    if bimamba not in ("none", "v1", "v2"):
+        raise ValueError(f"vim: bimamba_type is {bimamba!r}, expected 'none', 'v1' or 'v2'")
+    if not get("if_cls_token", True):
+        class_token = "none"
+    elif get("use_double_cls_token", False):
+        class_token = "both"
+    else:
+        class_token = "middle" if get("use_middle_cls_token", True) else "first"
+    return VimConfig(
+        image_size=get("img_size", 224),
+        patch_size=get("patch_size", 16),
+        patch_stride=get("stride", 16),
+        num_channels=get("channels", 3),
+        num_hidden_layers=get("depth", 24),
+        hidden_size=get("embed_dim", 192),
+        state_size=ssm.get("d_state", get("d_state", 16)),
+        conv_kernel=ssm.get("d_conv", 4),
+        expand=ssm.get("expand", 2),
+        time_step_rank=ssm.get("dt_rank", "auto"),
+        num_labels=get("num_classes", 1000),
+        norm_type="rms_norm" if get("rms_norm", True) else "layer_norm",
+        layer_norm_epsilon=get("norm_epsilon", 1e-5),
+        pooling=_POOLING[get("final_pool_type", "none")],
+        use_position_embeddings=get("if_abs_pos_embed", True),
+        scan="raster" if bimamba == "none" else "bidirectional",
+        shared_directions="inputs" if bimamba == "v1" else "none",
+        # only the v2 branch divides
+        average_directions=bimamba == "v2" and get("if_divide_out", True),
+        class_token=class_token,
+        layer_scale_init_value=get("init_layer_scale"),
+        residual_in_fp32=get("residual_in_fp32", True),
+        drop_path_rate=get("drop_path_rate", 0.1),
+    )
+
+
+def rename(state_dict: dict[str, torch.Tensor], config: VimConfig) -> dict[str, torch.Tensor]:
+    """Official names to ours; names that match nothing are kept, so that loading reports them."""
+    renamed = {}
+    for key, tensor in state_dict.items():
+        for pattern, target in KEYS:
+            new, found = re.subn(pattern, target, key)
+            if found:
+                key = new
+                break
+        renamed[key] = tensor
+    if config.class_token == "both":
+        ends = [renamed.pop(f"cls_token_{end}") for end in ("head", "tail")]
+        renamed["vim.embeddings.class_tokens"] = torch.cat(ends, dim=1)
+    if config.shared_directions == "inputs":
+        for i in range(config.num_hidden_layers):
+            other = renamed.pop(f"vim.layers.{i}.mixer.directions.1.A_log")
+            renamed[f"vim.layers.{i}.mixer.other_A_log"] = other.unsqueeze(0)
+    return renamed
+
+
+def from_official(state_dict: dict[str, torch.Tensor], arguments: dict[str, Any]):
+    """An uninitialised model of the right config, and the renamed weights."""
+    config = config_from_official(arguments)
+    return VimForImageClassification(config), rename(state_dict, config)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of VLMamba: an encoder, a connector and a language model, each named by its own config."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from vlmamba.scans import get_scan
+
+
+@strict
+class VLMambaProjectorConfig(PreTrainedConfig):
+    r"""The connector between encoder and language model (VL-Mamba, arXiv:2403.13600, section 3.2).
+
+    Args:
+        projector_type: "mlp", "vss_mlp" or "vss_l2" (the paper's final choice).
+        scan: order in which the patches are scanned: "bidirectional" (BSM), "cross_scan" (CSM) or any registered scan.
+        shared_directions: one Mamba layer for all directions; False gives each its own parameters.
+        average_directions: mean instead of sum over the directions.
+        state_size: N of the selective scan.
+        conv_kernel: taps of its convolution.
+        expand: its inner width over its width.
+        hidden_act: activation of the linear layers.
+        layer_norm_epsilon: epsilon of the norm.
+    """
+
+    model_type = "vlmamba_projector"
+    base_config_key = "projector_config"
+
+    projector_type: Literal["mlp", "vss_mlp", "vss_l2"] = "vss_l2"
+    scan: str = "bidirectional"
+    shared_directions: bool = True
+    average_directions: bool = False
+    state_size: int = 16
+    conv_kernel: int = 4
+    expand: int = 2
+    hidden_act: str = "gelu"
+    layer_norm_epsilon: float = 1e-5
+
+    def validate_scan(self):
+        """Part of the validation of strict configs: the scan must be registered."""
+        get_scan(self.scan)
+
+
+@strict
+class VLMambaConfig(PreTrainedConfig):
+    r"""Configuration of a `VLMambaForConditionalGeneration`.
+
+    Args:
+        vision_config: any vision model's config or dict with `model_type`; default Vim.
+        projector_config: a `VLMambaProjectorConfig` or dict.
+        text_config: a Mamba language model's config or dict with `model_type`; default mamba.
+        image_token_id: the placeholder token that image features replace.
+        vision_feature_layer: which hidden states of the encoder to read; -1 is its (normed) output.
+
+    Example:
+        >>> config = VLMambaConfig(vision_config={"model_type": "vim", "hidden_size": 192})
+    """
+
+    model_type = "vlmamba"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vim"),
+        "projector_config": SubConfigSpec(config_class=VLMambaProjectorConfig),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="mamba"),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    projector_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_id: int = 4
+    vision_feature_layer: int = -1
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+
+    @property
+    def image_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of an image of the encoder's size."""
+        vision = self.vision_config
+        if hasattr(vision, "grid_size"):
+            return tuple(vision.grid_size)
+        sides = vision.image_size if isinstance(vision.image_size, (list, tuple)) else [vision.image_size] * 2
+        return tuple(side // vision.patch_size for side in sides)
+
+    @property
+    def image_seq_length(self) -> int:
+        """Placeholder tokens that one image takes."""
+        rows, columns = self.image_grid
+        return rows * columns

@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VLMamba: vision encoder -> connector -> Mamba language model (in the manner of VL-Mamba and Cobra)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils.generic import can_return_tuple
+
+from vlmamba.layers.connectors import CONNECTORS
+from vlmamba.layers.mamba import apply_kernels
+from vlmamba.layers.vision_mixer import VisionMixer
+from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
+
+
+@dataclass
+class VLMambaModelOutput(ModelOutput):
+    """Output of `VLMambaModel`.
+
+    Attributes:
+        last_hidden_state: `[B, L, hidden_size]`.
+        cache_params: the language model's states after the last token.
+        hidden_states: of every layer, if asked for.
+        image_hidden_states: image features in the language model's space, `[images * tokens, hidden_size]`.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    cache_params: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class VLMambaCausalLMOutput(ModelOutput):
+    """Output of `VLMambaForConditionalGeneration`.
+
+    Attributes:
+        loss: next-token cross-entropy, with `labels`.
+        logits: `[B, L, vocab_size]` (or the last `logits_to_keep` positions).
+        cache_params: the language model's states after the last token.
+        hidden_states: of every layer, if asked for.
+        image_hidden_states: image features in the language model's space, `[images * tokens, hidden_size]`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    cache_params: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+
+
+class MultiModalProjector(nn.Module):
+    """The connector that `config.projector_config` names, from the encoder's width to the language model's."""
+
+    def __init__(self, config: VLMambaConfig):
+        super().__init__()
+        projector = config.projector_config
+        self.connector = CONNECTORS[projector.projector_type](
+            config.vision_config.hidden_size,
+            config.text_config.hidden_size,
+            hidden_act=projector.hidden_act,
+            eps=projector.layer_norm_epsilon,
+            scan=projector.scan,
+            shared=projector.shared_directions,
+            average=projector.average_directions,
+            state_size=projector.state_size,
+            conv_kernel=projector.conv_kernel,
+            expand=projector.expand,
+        )
+
+    def forward(self, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        return self.connector(features, grid)
+
+
+class VLMambaPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading shared by the VLMamba models."""
+
+    config: VLMambaConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _is_stateful = True
+    _no_split_modules = ["VimBlock", "MambaBlock", "MultiModalProjector"]
+    _skip_keys_device_placement = ["cache_params"]
+    _keep_in_fp32_modules_strict = ["A_log", "other_A_log"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, VisionMixer):
+            for direction in module.directions:
+                init.kaiming_uniform_(direction.conv1d.weight, a=5**0.5)
+                init.zeros_(direction.conv1d.bias)
+            module.reset_parameters()
+
+
+class VLMambaModel(VLMambaPreTrainedModel):
+    """Encoder, connector and language model, without the language modeling head."""
+
+    def __init__(self, config: VLMambaConfig):
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = MultiModalProjector(config)
+        self.language_model = apply_kernels(AutoModel.from_config(config.text_config))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: object) -> BaseModelOutputWithPooling:
+        """Encode images and project them into the language model's space.
+
+        Args:
+            pixel_values: `[images, 3, H, W]`.
+
+        Returns:
+            The encoder's output; its `pooler_output` is a list with `[tokens, hidden_size]` of each image.
+        """
+        layer = self.config.vision_feature_layer
+        outputs = self.vision_tower(pixel_values, output_hidden_states=layer != -1, return_dict=True)
+        features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+        grid = self.config.image_grid
+        features = self._patches(features, grid).to(self.get_input_embeddings().weight.dtype)
+        outputs.pooler_output = list(self.multi_modal_projector(features, grid))
+        return outputs
+
+    def _patches(self, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Leave class and register tokens out: where the encoder says they are, else in front."""
+        if hasattr(self.vision_tower, "patch_tokens"):
+            return self.vision_tower.patch_tokens(features, grid)
+        return features[:, features.shape[1] - grid[0] * grid[1] :]
+
+    def get_placeholder_mask(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, num_features: int
+    ) -> torch.Tensor:
+        """`[B, L, 1]`, True at image placeholders.
+
+        Raises:
+            ValueError: there are more or fewer placeholders than image features.
+        """
+        if input_ids is None:
+            token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+        else:
+            mask = input_ids == self.config.image_token_id
+        if int(mask.sum()) != num_features:
+            raise ValueError(
+                f"the prompt has {int(mask.sum())} image placeholder tokens, but the images give {num_features} "
+                f"features ({self.config.image_seq_length} per image)"
+            )
+        return mask.unsqueeze(-1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        cache_params: Cache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: object,
+    ) -> VLMambaModelOutput:
+        """See `VLMambaForConditionalGeneration.forward`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        encoded = (mm_encoder_outputs or {}).get("image")
+        if encoded is None and pixel_values is not None:
+            encoded = self.get_image_features(pixel_values, return_dict=True)
+        features = None
+        if encoded is not None:
+            features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, features.shape[0])
+            inputs_embeds = inputs_embeds.masked_scatter(mask, features)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            cache_params=cache_params,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        return VLMambaModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            cache_params=outputs.cache_params,
+            hidden_states=outputs.hidden_states,
+            image_hidden_states=features,
+        )
+
+
+class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, GenerationMixin):
+    """Answers questions about images.
+
+    Example:
+        >>> model = AutoModelForImageTextToText.from_pretrained(folder)
+        >>> processor = AutoProcessor.from_pretrained(folder)
+        >>> inputs = processor(images=image, text="<|user|><image>What is this?<|assistant|>", return_tensors="pt")
+        >>> processor.decode(model.generate(**inputs)[0])
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embeddings.weight"}
+
+    def __init__(self, config: VLMambaConfig):
+        super().__init__(config)
+        self.model = VLMambaModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: object) -> BaseModelOutputWithPooling:
+        """See `VLMambaModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        cache_params: Cache | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: object,
+    ) -> VLMambaCausalLMOutput:
+        """One pass over a prompt, or over its continuation.
+
+        Args:
+            input_ids: `[B, L]`, with `config.image_seq_length` placeholder tokens for each image.
+            pixel_values: `[images, 3, H, W]`, the images of the whole batch in reading order.
+            attention_mask: `[B, L]`, 0 for padding, on either side.
+            inputs_embeds: `[B, L, hidden_size]` instead of `input_ids`.
+            cache_params: states to continue from; `input_ids` then holds only the new tokens, one or many.
+            labels: `[B, L]` token ids, -100 where no loss is wanted.
+            use_cache: return the states (`cache_params`).
+            logits_to_keep: compute only the last so many logits; 0 for all.
+            mm_encoder_outputs: {"image": `get_image_features(...)`} instead of `pixel_values`.
+
+        Returns:
+            `VLMambaCausalLMOutput`.
+
+        Raises:
+            ValueError: placeholders and images do not match; both numbers are named.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            cache_params=cache_params,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+        )
+        hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        logits = self.lm_head(hidden_states.to(self.lm_head.weight.dtype)).float()
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return VLMambaCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            cache_params=outputs.cache_params,
+            hidden_states=outputs.hidden_states,
+            image_hidden_states=outputs.image_hidden_states,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        cache_params: Cache | None = None,
+        pixel_values: torch.Tensor | None = None,
+        mm_encoder_outputs: dict | None = None,
+        use_cache: bool | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: object,
+    ) -> dict:
+        """Images and the padding mask enter with the prompt only; after it the states hold all."""
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            cache_params=cache_params,
+            use_cache=use_cache,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        if is_first_iteration or not use_cache:
+            model_inputs["pixel_values"] = pixel_values
+            model_inputs["mm_encoder_outputs"] = mm_encoder_outputs
+        else:
+            model_inputs["attention_mask"] = None
+        return model_inputs
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, **kwargs: object):
+        """`GenerationMixin.generate`; right padding is moved to the left first, so that a padded batch answers as each
+        item alone: the returned prompts then have their padding on the left.
+        """
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        mask = kwargs.get("attention_mask")
+        if mask is None and input_ids is not None:
+            mask = self._infer_mask(input_ids, kwargs)
+        if mask is not None and mask.dim() == 2 and bool((mask[:, -1] == 0).any()):
+            order = mask.long().argsort(dim=1, stable=True)
+            kwargs["attention_mask"] = mask.gather(1, order)
+            if input_ids is not None and input_ids.shape == mask.shape:
+                input_ids = input_ids.gather(1, order)
+            if (embeds := kwargs.get("inputs_embeds")) is not None:
+                kwargs["inputs_embeds"] = embeds.gather(1, order.unsqueeze(-1).expand_as(embeds))
+        return super().generate(input_ids, **kwargs)
+
+    def _infer_mask(self, input_ids: torch.Tensor, kwargs: dict) -> torch.Tensor | None:
+        """As transformers does: padding can be told from its token unless that also ends answers."""
+        config = kwargs.get("generation_config") or self.generation_config
+        pad = kwargs.get("pad_token_id", config.pad_token_id)
+        ends = kwargs.get("eos_token_id", config.eos_token_id)
+        ends = ends if isinstance(ends, list) else [ends]
+        if pad is None or pad in ends:
+            return None
+        return (input_ids != pad).long()

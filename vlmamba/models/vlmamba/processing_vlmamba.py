@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text and images in, model inputs out."""
+
+from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.tokenization_utils_base import BatchEncoding
+
+IMAGE_TOKEN = "<image>"
+
+# content is a text, or a list of {"type": "image"} and {"type": "text", "text": ...}
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{{ '<|assistant|>' }}{% generation %}{% if message['content'] is string %}{{ message['content'] }}{% else %}\
+{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}\
+{{ '</s>' }}{% endgeneration %}
+{%- else -%}
+{{ '<|user|>' }}{% if message['content'] is string %}{{ message['content'] }}{% else %}\
+{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>' }}\
+{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif -%}
+"""
+
+
+class VLMambaProcessor(ProcessorMixin):
+    """An image processor and a tokenizer: expands every `<image>` to the placeholders that its features replace.
+
+    Args:
+        image_processor: e.g. `VLMambaImageProcessor`.
+        tokenizer: has the token `<image>`.
+        chat_template: Jinja template; `CHAT_TEMPLATE` when None.
+        num_image_tokens: placeholders per image (`VLMambaConfig.image_seq_length`).
+
+    Example:
+        >>> processor(images=[image], text="<|user|><image>What is this?<|assistant|>", return_tensors="pt")
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        chat_template: str | None = None,
+        num_image_tokens: int = 196,
+        **kwargs: object,
+    ):
+        self.num_image_tokens = num_image_tokens
+        self.image_token = IMAGE_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
+
+    def __call__(self, images=None, text=None, **kwargs: object) -> BatchEncoding:
+        """Process images and text; see `transformers.ProcessorMixin.__call__`.
+
+        Raises:
+            ValueError: the text has more or fewer `<image>` than there are images; both numbers are named.
+        """
+        if text is not None:
+            texts = [text] if isinstance(text, str) else text
+            found = sum(item.count(self.image_token) for item in texts if isinstance(item, str))
+            given = _count(images)
+            if found != given:
+                raise ValueError(
+                    f"the text has {found} {self.image_token} placeholder(s), but {given} image(s) are given"
+                )
+        return super().__call__(images=images, text=text, **kwargs)
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: object) -> str:
+        return self.image_token * self.num_image_tokens
+
+    def _get_num_multimodal_tokens(self, image_sizes: list | None = None, **kwargs: object) -> MultiModalData:
+        count = len(image_sizes) if image_sizes is not None else 0
+        return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
+
+
+def _count(images: object) -> int:
+    if images is None:
+        return 0
+    if isinstance(images, (list, tuple)):
+        return sum(_count(item) for item in images)
+    # a batch of arrays or tensors, or one image
+    return images.shape[0] if getattr(images, "ndim", 0) == 4 else 1

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which implementation of an op runs, and why.
+
+Every op folder offers its implementations in a table `name -> function`. The names, fastest first:
+
+- `torch`: plain PyTorch, chunked, no compiler, any device;
+- `reference`: the definition, a loop over time; slow, exact, what the others are tested against.
+
+The choice is `auto` (the first that serves the tensor's device) unless the environment variable
+`VLMAMBA_BACKEND` or the context manager `use_backend` names one.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+BACKENDS = ("torch", "reference")
+ENVIRONMENT_VARIABLE = "VLMAMBA_BACKEND"
+
+_chosen: ContextVar[str | None] = ContextVar("vlmamba_backend", default=None)
+
+
+def _check(name: str, source: str) -> str:
+    if name not in ("auto", *BACKENDS):
+        raise ValueError(f"{source}: unknown backend {name!r}; expected one of auto, {', '.join(BACKENDS)}")
+    return name
+
+
+def requested_backend() -> str:
+    """The name asked for by `use_backend` or by `VLMAMBA_BACKEND`; `auto` when nobody asked."""
+    chosen = _chosen.get()
+    if chosen is not None:
+        return chosen
+    return _check(os.environ.get(ENVIRONMENT_VARIABLE) or "auto", ENVIRONMENT_VARIABLE)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every op inside the `with` block on the backend `name` (one of `auto` and `BACKENDS`).
+
+    Example:
+        >>> with vlmamba.ops.use_backend("reference"):
+        ...     y = vlmamba.ops.selective_scan(x, dt, A, B, C)
+    """
+    token = _chosen.set(_check(name, "use_backend"))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def backend_for(tensor: torch.Tensor) -> str:
+    """The name of the backend that serves tensors like this one (same device and dtype) now."""
+    requested = requested_backend()
+    if requested != "auto":
+        return requested
+    # complex state matrices (S4D) are rare: only the definition handles them
+    return "reference" if tensor.is_complex() else "torch"
+
+
+def implementation(table: dict[str, Callable], tensor: torch.Tensor) -> Callable:
+    """The function of an op's table that `backend_for(tensor)` names."""
+    return table[backend_for(tensor)]

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Argument checks shared by the ops: one clear `ValueError` that names the argument."""
+
+import torch
+
+
+def check_shape(op: str, name: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
+    """Raise unless `tensor` has exactly the shape `expected`."""
+    if tuple(tensor.shape) != tuple(expected):
+        raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")
+
+
+def check_floating(op: str, device: torch.device, **tensors: torch.Tensor | None) -> None:
+    """Raise unless every given tensor is floating point (or complex) and lies on `device`."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{op}: {name} is a {type(tensor).__name__}, expected a tensor")
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise ValueError(f"{op}: {name} has dtype {tensor.dtype}, expected a floating point dtype")
+        if tensor.device != device:
+            raise ValueError(f"{op}: {name} is on {tensor.device}, expected {device} as the first argument")
+
+
+def check_integer(op: str, device: torch.device, **tensors: torch.Tensor | None) -> None:
+    """Raise unless every given tensor has an integer dtype and lies on `device`."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in (torch.int32, torch.int64):
+            kind = getattr(tensor, "dtype", type(tensor).__name__)
+            raise ValueError(f"{op}: {name} is {kind}, expected an int32 or int64 tensor")
+        if tensor.device != device:
+            raise ValueError(f"{op}: {name} is on {tensor.device}, expected {device} as the first argument")
+
+
+def check_rows(op: str, paths: torch.Tensor, length: int) -> None:
+    """Raise unless every entry of `paths` is a row below `length`, or -1 for a padded step."""
+    if paths.numel() and (int(paths.max()) >= length or int(paths.min()) < -1):
+        low, high = int(paths.min()), int(paths.max())
+        raise ValueError(f"{op}: paths has rows from {low} to {high}, expected -1 to {length - 1}")
+
+
+def compute_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
+    """float64 when any input is float64 (or complex128), else float32: the dtype of the state."""
+    wide = (torch.float64, torch.complex128)
+    return torch.float64 if any(t is not None and t.dtype in wide for t in tensors) else torch.float32

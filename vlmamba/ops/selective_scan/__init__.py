@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The selective scan: the one op that every model of this library runs on."""
+
+import torch
+import torch.nn.functional as F
+
+from vlmamba.ops.backend import implementation
+from vlmamba.ops.checks import check_floating, check_integer, check_rows, check_shape, compute_dtype
+from vlmamba.ops.selective_scan.chunked import selective_scan_chunked
+from vlmamba.ops.selective_scan.reference import selective_scan_reference
+
+_OP = "selective_scan"
+_IMPLEMENTATIONS = {"torch": selective_scan_chunked, "reference": selective_scan_reference}
+
+
+def selective_scan(
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None = None,
+    z: torch.Tensor | None = None,
+    dt_bias: torch.Tensor | None = None,
+    *,
+    dt_softplus: bool = True,
+    paths: torch.Tensor | None = None,
+    merge: bool = True,
+    seq_idx: torch.Tensor | None = None,
+    initial_state: torch.Tensor | None = None,
+    return_final_state: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Scan a batch of sequences, along one order or along several at once.
+
+    The formula stands in `vlmamba/ops/selective_scan/reference.py`. B is the batch, L the rows
+    (positions), K the directions, D the channels, N the state size. With K directions the parameters carry
+    a leading K (`A` is `[K, D, N]`); without, there is one direction (`A` is `[D, N]`) and no K anywhere.
+
+    Args:
+        x: `[B, L, D]` (read by every direction) or `[B, K, L, D]`.
+        dt: time steps before bias and softplus, `[B, L, D]` or `[B, K, L, D]`.
+        A: state matrix, negative, `[D, N]` or `[K, D, N]`.
+        B: input matrix, `[B, L, N]` or `[B, K, L, N]`.
+        C: output matrix, shaped as `B`.
+        D: skip weight, `[D]` or `[K, D]`.
+        z: gate, `[B, L, D]`: the result is multiplied by silu(z).
+        dt_bias: added to `dt`, `[D]` or `[K, D]`.
+        dt_softplus: apply softplus to dt + bias.
+        paths: int32 or int64 `[K, T]` (or `[T]` without K): direction k visits row `paths[k, t]` at step t
+            and leaves its output at that row; -1 is a padded step. None visits 0..L-1. All operands and
+            the result stay in rows: nothing is permuted by the caller.
+        merge: sum the directions into `[B, L, D]`; False gives `[B, K, L, D]`.
+        seq_idx: int `[B, L]`, number of the packed sequence of each row: the state restarts where it changes.
+        initial_state: `[B, D, N]` or `[B, K, D, N]`; zeros when None.
+        return_final_state: also return the state after the last step.
+
+    Returns:
+        y in x's dtype, `[B, L, D]` (rows no path visits are 0); with `return_final_state` also the last
+        state in float32 (float64 when an input is), shaped as `initial_state`.
+
+    Raises:
+        ValueError: a shape, dtype or device does not fit; the message names the argument.
+
+    Example:
+        >>> y = selective_scan(x, dt, A, B, C, D, z, paths=torch.stack([forward, backward]))
+    """
+    several = A.dim() == 3
+    if not several:
+        if A.dim() != 2:
+            raise ValueError(f"{_OP}: A has shape {tuple(A.shape)}, expected [D, N] or [K, D, N]")
+        A, D, dt_bias = (v if v is None else v.unsqueeze(0) for v in (A, D, dt_bias))
+        initial_state = None if initial_state is None else initial_state.unsqueeze(1)
+        paths = paths.unsqueeze(0) if paths is not None and paths.dim() == 1 else paths
+    x, dt, B, C = (_with_directions(n, v, A.shape[0]) for n, v in (("x", x), ("dt", dt), ("B", B), ("C", C)))
+    _check(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, initial_state, merge)
+
+    dtype = compute_dtype(x, dt, A, B, C, initial_state)
+    operands = [v if v is None else v.to(dtype) for v in (x, dt, B, C, D, dt_bias)]
+    wide, dt, B, C, D, dt_bias = operands
+    state_dtype = dtype.to_complex() if A.is_complex() else dtype
+    A = A.to(state_dtype)
+    B, C = (v.to(state_dtype) for v in (B, C))
+    if initial_state is None:
+        initial_state = A.new_zeros(x.shape[0], *A.shape)
+    # autocast would move the matrix products to half precision: the state is float32 or wider
+    with torch.autocast(x.device.type, enabled=False):
+        y, state = implementation(_IMPLEMENTATIONS, A)(
+            wide, dt, A, B, C, D, dt_bias, paths, seq_idx, initial_state.to(state_dtype), dt_softplus
+        )
+        y = y.sum(1) if merge else y
+        if z is not None:
+            y = y * F.silu(z.to(dtype) if merge else z.to(dtype).unsqueeze(1))
+    y = y.to(x.dtype)
+    if not return_final_state:
+        return y
+    return y, state if several else state.squeeze(1)
+
+
+def _with_directions(name: str, tensor: torch.Tensor, num_paths: int) -> torch.Tensor:
+    """(B, L, X) or (B, K, L, X) -> (B, K, L, X)."""
+    if tensor.dim() == 3:
+        return tensor.unsqueeze(1).expand(-1, num_paths, -1, -1)
+    if tensor.dim() == 4 and tensor.shape[1] == num_paths:
+        return tensor
+    raise ValueError(
+        f"{_OP}: {name} has shape {tuple(tensor.shape)}, expected [B, L, X] or [B, {num_paths}, L, X] as A has "
+        f"{num_paths} direction(s)"
+    )
+
+
+def _check(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, initial_state, merge) -> None:
+    batch, num_paths, length, channels = x.shape
+    check_floating(
+        _OP, x.device, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, initial_state=initial_state
+    )
+    check_integer(_OP, x.device, paths=paths, seq_idx=seq_idx)
+    check_shape(_OP, "A", A, (num_paths, channels, A.shape[-1]))
+    check_shape(_OP, "dt", dt, x.shape)
+    for name, matrix in (("B", B), ("C", C)):
+        check_shape(_OP, name, matrix, (batch, num_paths, length, A.shape[-1]))
+    for name, vector in (("D", D), ("dt_bias", dt_bias)):
+        if vector is not None:
+            check_shape(_OP, name, vector, (num_paths, channels))
+    if z is not None:
+        check_shape(_OP, "z", z, (batch, length, channels))
+    if initial_state is not None:
+        check_shape(_OP, "initial_state", initial_state, (batch, num_paths, channels, A.shape[-1]))
+    if seq_idx is not None:
+        check_shape(_OP, "seq_idx", seq_idx, (batch, length))
+    if paths is not None:
+        if paths.dim() != 2 or paths.shape[0] != num_paths:
+            raise ValueError(f"{_OP}: paths has shape {tuple(paths.shape)}, expected ({num_paths}, T)")
+        check_rows(_OP, paths, length)
+        if seq_idx is not None and bool((paths < 0).any()):
+            raise ValueError(f"{_OP}: paths with padded steps (-1) and seq_idx exclude each other")
