@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the training scripts share: recipes, the optimiser's groups, runs that can be resumed."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import yaml
+from transformers.trainer_utils import get_last_checkpoint
+
+
+def parse_recipe(description: str, default: str) -> dict[str, Any]:
+    """Read the recipe named on the command line; `key=value` arguments override it ("training.max_steps=10")."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", type=Path, default=Path(default), help="YAML recipe (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. training.max_steps=100")
+    arguments = parser.parse_args()
+    if not arguments.recipe.is_file():
+        parser.error(f"--recipe: no file {arguments.recipe}")
+    recipe = yaml.safe_load(arguments.recipe.read_text())
+    for override in arguments.overrides:
+        key, found, value = override.partition("=")
+        if not found:
+            parser.error(f"{override!r} is not of the form key=value")
+        *path, last = key.split(".")
+        section = recipe
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = yaml.safe_load(value)
+    return recipe
+
+
+class Trainer(transformers.Trainer):
+    """transformers' Trainer that decays only matrices: no state matrix, skip, norm, bias or embedding."""
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        kept = ("A_log", "embed", "class_tokens", "conv1d")
+        return [n for n, p in model.named_parameters() if p.dim() > 1 and not any(part in n for part in kept)]
+
+
+def training_arguments(recipe: dict[str, Any]) -> transformers.TrainingArguments:
+    """The recipe's `training` section over defaults that fit a machine without a GPU as well as one with."""
+    defaults = {
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "save_total_limit": 2,
+        "logging_steps": 50,
+        "lr_scheduler_type": "cosine",
+        "optim": "adamw_torch",
+        "seed": 0,
+        "data_seed": 0,
+    }
+    return transformers.TrainingArguments(**(defaults | recipe["training"]))
+
+
+def run(trainer: Trainer, recipe: dict[str, Any]) -> None:
+    """Train from the last checkpoint in the output folder, if there is one; leave the model, recipe and log there."""
+    folder = Path(trainer.args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    checkpoint = get_last_checkpoint(str(folder))
+    if checkpoint:
+        print(f"resuming from {checkpoint}")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    log = "".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history)
+    (folder / "log.jsonl").write_text(log)
