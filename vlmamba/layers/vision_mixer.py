@@ -37,6 +37,9 @@ class ScanDirection(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Mamba's initialisation: A = -(1..N), D = 1, softplus(dt bias) log-uniform in [1e-3, 1e-1]."""
+        init.kaiming_uniform_(self.x_proj.weight, a=math.sqrt(5))
+        init.kaiming_uniform_(self.conv1d.weight, a=math.sqrt(5))
+        init.zeros_(self.conv1d.bias)
         channels, size = self.A_log.shape
         states = torch.arange(1, size + 1, dtype=torch.float32, device=self.A_log.device)
         init.copy_(self.A_log, torch.log(states).expand(channels, size))
@@ -130,8 +133,11 @@ class VisionMixer(nn.Module):
         return causal_conv1d(x, weight, bias, activation="silu", paths=paths)
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Initialise what `nn.Linear` and `nn.Conv1d` do not."""
+    def reset_parameters(self, depth: int = 1) -> None:
+        """The published initialisation; out_proj shrinks with the number of mixers on the residual stream."""
+        for linear in (self.in_proj, self.out_proj):
+            init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
+        init.copy_(self.out_proj.weight, self.out_proj.weight / math.sqrt(depth))
         for direction in self.directions:
             direction.reset_parameters()
         if self.shared == "inputs":

@@ -3,11 +3,13 @@
 
 Every op folder offers its implementations in a table `name -> function`. The names, fastest first:
 
+- `native`: compiled C++, float32 on the CPU; needs the library that the installation builds;
 - `torch`: plain PyTorch, chunked, no compiler, any device;
 - `reference`: the definition, a loop over time; slow, exact, what the others are tested against.
 
-The choice is `auto` (the first that serves the tensor's device) unless the environment variable
-`VLMAMBA_BACKEND` or the context manager `use_backend` names one.
+The choice is `auto` unless the environment variable `VLMAMBA_BACKEND` or the context manager `use_backend`
+names one. `auto` takes the first that serves the tensor. `native` serves float32 on the CPU outside of
+`torch.compile`, and not every op: elsewhere it falls through to the next, as `auto` does.
 """
 
 import os
@@ -17,7 +19,9 @@ from contextvars import ContextVar
 
 import torch
 
-BACKENDS = ("torch", "reference")
+from vlmamba.ops import native
+
+BACKENDS = ("native", "torch", "reference")
 ENVIRONMENT_VARIABLE = "VLMAMBA_BACKEND"
 
 _chosen: ContextVar[str | None] = ContextVar("vlmamba_backend", default=None)
@@ -26,6 +30,8 @@ _chosen: ContextVar[str | None] = ContextVar("vlmamba_backend", default=None)
 def _check(name: str, source: str) -> str:
     if name not in ("auto", *BACKENDS):
         raise ValueError(f"{source}: unknown backend {name!r}; expected one of auto, {', '.join(BACKENDS)}")
+    if name == "native" and not native.available():
+        raise ValueError(f"{source}: the backend 'native' is not available: {native.reason()}")
     return name
 
 
@@ -55,12 +61,17 @@ def use_backend(name: str) -> Iterator[None]:
 def backend_for(tensor: torch.Tensor) -> str:
     """The name of the backend that serves tensors like this one (same device and dtype) now."""
     requested = requested_backend()
-    if requested != "auto":
+    if requested not in ("auto", "native"):
         return requested
     # complex state matrices (S4D) are rare: only the definition handles them
-    return "reference" if tensor.is_complex() else "torch"
+    if tensor.is_complex():
+        return "reference"
+    serves = tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    # graphs can hold PyTorch operators only
+    return "native" if serves and not torch.compiler.is_compiling() and native.available() else "torch"
 
 
 def implementation(table: dict[str, Callable], tensor: torch.Tensor) -> Callable:
-    """The function of an op's table that `backend_for(tensor)` names."""
-    return table[backend_for(tensor)]
+    """The function in an op's table that `backend_for` names; `torch` for ops without native code."""
+    name = backend_for(tensor)
+    return table[name] if name in table else table["torch"]

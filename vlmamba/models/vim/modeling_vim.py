@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import StochasticDepth
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
 from vlmamba.layers.vision_mixer import VisionMixer
+from vlmamba.models.modeling_utils import KernelPreTrainedModel
 from vlmamba.models.vim.configuration_vim import VimConfig
 from vlmamba.scans import get_scan
 
@@ -106,16 +106,14 @@ class VimBlock(GradientCheckpointingLayer):
         return residual + self.drop_path(self.mixer(normed, paths))
 
 
-class VimPreTrainedModel(PreTrainedModel):
+class VimPreTrainedModel(KernelPreTrainedModel):
     """Initialisation and loading shared by the Vim models."""
 
     config: VimConfig
     base_model_prefix = "vim"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    supports_gradient_checkpointing = True
     _no_split_modules = ["VimBlock", "VimEmbeddings"]
-    _keep_in_fp32_modules_strict = ["A_log", "other_A_log"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -129,14 +127,7 @@ class VimPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.patch_embeddings.weight, std=fan_in**-0.5)
             init.zeros_(module.patch_embeddings.bias)
         elif isinstance(module, VisionMixer):
-            for linear in (module.in_proj, module.out_proj):
-                init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
-            init.copy_(module.out_proj.weight, module.out_proj.weight / math.sqrt(self.config.num_hidden_layers))
-            for direction in module.directions:
-                init.kaiming_uniform_(direction.x_proj.weight, a=math.sqrt(5))
-                init.kaiming_uniform_(direction.conv1d.weight, a=math.sqrt(5))
-                init.zeros_(direction.conv1d.bias)
-            module.reset_parameters()
+            module.reset_parameters(depth=self.config.num_hidden_layers)
 
 
 class VimModel(VimPreTrainedModel):

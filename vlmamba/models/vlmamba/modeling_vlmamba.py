@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoModel, GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.modeling_utils import slice_logits_to_keep
@@ -15,6 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from vlmamba.layers.connectors import CONNECTORS
 from vlmamba.layers.mamba import apply_kernels
 from vlmamba.layers.vision_mixer import VisionMixer
+from vlmamba.models.modeling_utils import KernelPreTrainedModel
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
 
 
@@ -77,25 +77,20 @@ class MultiModalProjector(nn.Module):
         return self.connector(features, grid)
 
 
-class VLMambaPreTrainedModel(PreTrainedModel):
+class VLMambaPreTrainedModel(KernelPreTrainedModel):
     """Initialisation and loading shared by the VLMamba models."""
 
     config: VLMambaConfig
     base_model_prefix = "model"
     input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
     _is_stateful = True
     _no_split_modules = ["VimBlock", "MambaBlock", "MultiModalProjector"]
     _skip_keys_device_placement = ["cache_params"]
-    _keep_in_fp32_modules_strict = ["A_log", "other_A_log"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, VisionMixer):
-            for direction in module.directions:
-                init.kaiming_uniform_(direction.conv1d.weight, a=5**0.5)
-                init.zeros_(direction.conv1d.bias)
             module.reset_parameters()
 
 

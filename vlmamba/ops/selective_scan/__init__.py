@@ -7,10 +7,15 @@ import torch.nn.functional as F
 from vlmamba.ops.backend import implementation
 from vlmamba.ops.checks import check_floating, check_integer, check_rows, check_shape, compute_dtype
 from vlmamba.ops.selective_scan.chunked import selective_scan_chunked
+from vlmamba.ops.selective_scan.native import selective_scan_native
 from vlmamba.ops.selective_scan.reference import selective_scan_reference
 
 _OP = "selective_scan"
-_IMPLEMENTATIONS = {"torch": selective_scan_chunked, "reference": selective_scan_reference}
+_IMPLEMENTATIONS = {
+    "native": selective_scan_native,
+    "torch": selective_scan_chunked,
+    "reference": selective_scan_reference,
+}
 
 
 def selective_scan(
@@ -43,7 +48,7 @@ def selective_scan(
         B: input matrix, `[B, L, N]` or `[B, K, L, N]`.
         C: output matrix, shaped as `B`.
         D: skip weight, `[D]` or `[K, D]`.
-        z: gate, `[B, L, D]`: the result is multiplied by silu(z).
+        z: gate, `[B, L, D]`, or `[B, K, L, D]` with merge=False: the result is multiplied by silu(z).
         dt_bias: added to `dt`, `[D]` or `[K, D]`.
         dt_softplus: apply softplus to dt + bias.
         paths: int32 or int64 `[K, T]` (or `[T]` without K): direction k visits row `paths[k, t]` at step t
@@ -75,11 +80,9 @@ def selective_scan(
     _check(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, initial_state, merge)
 
     dtype = compute_dtype(x, dt, A, B, C, initial_state)
-    operands = [v if v is None else v.to(dtype) for v in (x, dt, B, C, D, dt_bias)]
-    wide, dt, B, C, D, dt_bias = operands
     state_dtype = dtype.to_complex() if A.is_complex() else dtype
-    A = A.to(state_dtype)
-    B, C = (v.to(state_dtype) for v in (B, C))
+    wide, dt, D, dt_bias = (v if v is None else v.to(dtype) for v in (x, dt, D, dt_bias))
+    A, B, C = (v.to(state_dtype) for v in (A, B, C))
     if initial_state is None:
         initial_state = A.new_zeros(x.shape[0], *A.shape)
     # autocast would move the matrix products to half precision: the state is float32 or wider
@@ -89,7 +92,7 @@ def selective_scan(
         )
         y = y.sum(1) if merge else y
         if z is not None:
-            y = y * F.silu(z.to(dtype) if merge else z.to(dtype).unsqueeze(1))
+            y = y * F.silu(z.to(dtype) if merge or z.dim() == 4 else z.to(dtype).unsqueeze(1))
     y = y.to(x.dtype)
     if not return_final_state:
         return y
@@ -122,7 +125,7 @@ def _check(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, initial_state, merge) 
         if vector is not None:
             check_shape(_OP, name, vector, (num_paths, channels))
     if z is not None:
-        check_shape(_OP, "z", z, (batch, length, channels))
+        check_shape(_OP, "z", z, x.shape if z.dim() == 4 and not merge else (batch, length, channels))
     if initial_state is not None:
         check_shape(_OP, "initial_state", initial_state, (batch, num_paths, channels, A.shape[-1]))
     if seq_idx is not None:

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+import torch
+from tests import golden
+from transformers import AutoModel, AutoModelForImageClassification
+
+from vlmamba import VimConfig, VimForImageClassification, VimModel, from_official
+from vlmamba.models.vim.convert_vim import config_from_official, rename
+
+
+def tiny(**changes) -> VimConfig:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8, "state_size": 4}
+    return VimConfig(**{**sizes, "num_labels": 5, **changes})
+
+
+@pytest.mark.parametrize("name", golden.names("vim-"))
+def test_official_outputs_are_met(name):
+    fixture = golden.load(name)
+    model = from_official("vim", fixture.weights, fixture.arguments)
+    with torch.no_grad():
+        fixture.check(model(pixel_values=fixture.io["pixel_values"]).logits, "logits")
+
+
+@pytest.mark.parametrize("path", golden.published_keys("vim_"), ids=lambda p: p.stem)
+def test_every_key_of_a_published_model_finds_its_place(path):
+    published = json.loads(path.read_text())
+    size = {"tiny": 192, "small": 384, "base": 768}[path.stem.split("_")[1]]
+    stride = 8 if "stride8" in path.stem else 16
+    config = config_from_official({"embed_dim": size, "stride": stride, "final_pool_type": "mean"})
+    with torch.device("meta"):
+        model = VimForImageClassification(config)
+        shapes = {key: torch.empty(shape) for key, shape in published["state_dict"].items()}
+    ours = {key: v.shape for key, v in model.state_dict().items()}
+    assert {key: v.shape for key, v in rename(shapes, config).items()} == ours
+    assert sum(p.numel() for p in model.parameters()) == published["n_params"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"bimamba_type": "v1"},
+        {"bimamba_type": "none", "if_cls_token": False, "final_pool_type": "none"},
+        {"use_middle_cls_token": False},
+        {"if_cls_token": False, "final_pool_type": "max", "img_size": (32, 48)},
+        {"if_abs_pos_embed": False, "final_pool_type": "all", "if_cls_token": False},
+    ],
+    ids=str,
+)
+def test_options_off_the_published_path_run_and_train(arguments):
+    config = config_from_official(
+        {"img_size": 32, "patch_size": 8, "stride": 8, "depth": 2, "embed_dim": 16, "num_classes": 3, **arguments}
+    )
+    model = VimForImageClassification(config)
+    size = config.image_size if isinstance(config.image_size, tuple) else (config.image_size,) * 2
+    logits = model(torch.randn(2, 3, *size)).logits
+    assert logits.shape == ((2, 16, 3) if config.pooling == "none" else (2, 3))
+    logits.square().sum().backward()
+    unused = {n for n, p in model.named_parameters() if p.grad is None}
+    assert not unused
+
+
+def test_unsupported_arguments_and_foreign_keys_are_errors():
+    with pytest.raises(ValueError, match="if_rope is True"):
+        from_official("vim", {}, {"if_rope": True})
+    fixture = golden.load("vim-midcls")
+    weights = dict(fixture.weights)
+    weights["layers.0.mixer.extra"] = weights.pop("norm_f.weight")
+    with pytest.raises(ValueError, match=r"missing vim\.norm\.weight; unexpected layers\.0\.mixer\.extra"):
+        from_official("vim", weights, fixture.arguments)
+    with pytest.raises(ValueError, match="unknown family 'resnet'; expected one of mamba, vim"):
+        from_official("resnet", {}, {})
+
+
+@pytest.mark.parametrize("class_token", ["middle", "first", "both", "none"])
+def test_save_and_load_round_trip(tmp_path, class_token):
+    model = VimForImageClassification(tiny(class_token=class_token, layer_scale_init_value=0.1)).eval()
+    model.save_pretrained(tmp_path)
+    again = AutoModelForImageClassification.from_pretrained(tmp_path)
+    pixels = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(pixels).logits, again(pixels).logits)
+    headless = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(headless, VimModel)
+    assert torch.equal(headless(pixels).pooler_output, model.vim(pixels).pooler_output)
+
+
+def test_other_image_sizes_resize_the_positions():
+    model = VimModel(tiny(class_token="both")).eval()
+    out = model(torch.randn(1, 3, 40, 64), output_hidden_states=True)
+    assert out.last_hidden_state.shape == (1, 5 * 8 + 2, 32) and len(out.hidden_states) == 3
+    assert model.patch_tokens(out.last_hidden_state, (5, 8)).shape == (1, 40, 32)
+
+
+def test_gradient_checkpointing_changes_nothing():
+    model = VimForImageClassification(tiny()).train()
+    pixels, labels = torch.randn(2, 3, 32, 32), torch.tensor([1, 4])
+    model(pixels, labels=labels).loss.backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    model.gradient_checkpointing_enable()
+    model(pixels, labels=labels).loss.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])
+
+
+def test_bfloat16_keeps_the_state_matrix_in_float32(tmp_path):
+    VimForImageClassification(tiny()).save_pretrained(tmp_path)
+    model = VimForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    kinds = {n.rpartition(".")[2]: p.dtype for n, p in model.named_parameters()}
+    assert kinds["A_log"] == torch.float32 and kinds["D"] == torch.bfloat16
+    assert torch.isfinite(model(torch.randn(1, 3, 32, 32)).logits).all()
+
+
+def test_a_batch_equals_its_items():
+    model = VimForImageClassification(tiny()).eval()
+    pixels = torch.randn(3, 3, 32, 32)
+    singles = torch.cat([model(one[None]).logits for one in pixels])
+    torch.testing.assert_close(model(pixels).logits, singles)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 3, 4, 32), (3, 32, 32)])
+def test_images_of_a_wrong_shape_are_named(shape):
+    with pytest.raises(ValueError, match=r"pixel_values has shape"):
+        VimModel(tiny())(torch.zeros(shape))
+
+
+def test_a_wrong_config_type_is_an_error_at_construction():
+    with pytest.raises(Exception, match="hidden_size"):
+        VimConfig(hidden_size="wide")

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports go one way: ops <- scans <- layers <- models <- data <- cli, training, eval; models do not know each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = ["ops", "scans", "layers", "models", "data", "assets", "cli"]
+# these two tie the rooms together: the public names with the Auto registration, and conversion by family name
+TOP = {"__init__", "auto", "convert"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name.split(".")[0] in ("vlmamba", "training", "eval", "tests")}
+
+
+FILES = sorted((ROOT / "vlmamba").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_imports_only_from_rooms_before_it(path):
+    room = path.relative_to(ROOT / "vlmamba").with_suffix("").parts[0]
+    if room in TOP:
+        return
+    allowed = ORDER[: ORDER.index(room) + 1]
+    if room == "cli":
+        allowed += [*TOP]
+    for name in imports(path):
+        package, *rest = name.split(".")
+        assert package == "vlmamba", f"{path} imports {name}"
+        assert not rest or rest[0] in allowed or name == "vlmamba.__version__", f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "vlmamba" / "models").rglob("*.py")), ids=lambda p: p.stem)
+def test_a_family_imports_no_other(path):
+    family = path.relative_to(ROOT / "vlmamba" / "models").parts[0]
+    for name in imports(path):
+        if name.startswith("vlmamba.models."):
+            other = name.split(".")[2]
+            assert other in (family, "modeling_utils"), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_ops_scan(path):
+    """No second scan: the state's recurrence is written nowhere outside the ops."""
+    if "ops" not in path.parts:
+        source = path.read_text()
+        assert "mamba_ssm" not in imports(path) and "associative_scan" not in source and "selective_scan_ref" not in source

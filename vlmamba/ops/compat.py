@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drop-ins: the names, argument order and layouts of `mamba_ssm` and `causal_conv1d`, on this library's kernel.
+
+Existing code switches by its import:
+
+    from vlmamba.ops.compat import selective_scan_fn, selective_state_update, causal_conv1d_fn, causal_conv1d_update
+
+Layouts are theirs: channels before length. Gradients flow through the last state too (mamba_ssm's CUDA kernel
+stops them there).
+"""
+
+import torch
+
+from vlmamba.ops import causal_conv1d, selective_scan
+from vlmamba.ops import causal_conv1d_update as _conv_update
+from vlmamba.ops import selective_state_update as _state_update
+
+__all__ = ["causal_conv1d_fn", "causal_conv1d_update", "selective_scan_fn", "selective_state_update"]
+
+
+def selective_scan_fn(
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None = None,
+    z: torch.Tensor | None = None,
+    delta_bias: torch.Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """`mamba_ssm.ops.selective_scan_interface.selective_scan_fn`.
+
+    Args:
+        u, delta, z: `[B, D, L]`. D, delta_bias: `[D]`.
+        A: `[D, N]`, real or complex.
+        B, C: `[B, N, L]`, grouped `[B, G, N, L]` (channel d reads group d // (D / G)) or constant `[D, N]`; with a
+            complex A, varying ones are real tensors whose last dimension `2 L` interleaves real and imaginary part.
+
+    Returns:
+        `[B, D, L]` in u's dtype, and with `return_last_state` the last state `[B, D, N]`.
+
+    Raises:
+        ValueError: shapes do not fit; the message names the argument.
+    """
+    batch, channels, length = u.shape
+    B, C = (_grouped(n, m, u, A.is_complex()) for n, m in (("B", B), ("C", C)))
+    groups = max(B.shape[1], C.shape[1])
+    B, C = (m.expand(-1, groups, -1, -1) for m in (B, C))
+    if channels % groups:
+        raise ValueError(f"selective_scan_fn: B has {groups} groups, expected a divisor of the {channels} channels")
+
+    def split(v: torch.Tensor | None) -> torch.Tensor | None:
+        """`[D, ...]` -> `[G, D / G, ...]`: groups are directions that share no channel."""
+        return None if v is None else v.unflatten(0, (groups, -1))
+
+    def split_rows(v: torch.Tensor) -> torch.Tensor:
+        return v.unflatten(1, (groups, -1)).transpose(2, 3)  # (B, G, L, D / G)
+
+    y, state = selective_scan(
+        split_rows(u),
+        split_rows(delta),
+        split(A),
+        B.transpose(2, 3),
+        C.transpose(2, 3),
+        split(D),
+        None if z is None else split_rows(z),
+        split(delta_bias),
+        dt_softplus=delta_softplus,
+        merge=False,
+        return_final_state=True,
+    )
+    y = y.transpose(2, 3).reshape(batch, channels, length)
+    return (y, state.flatten(1, 2)) if return_last_state else y
+
+
+def _grouped(name: str, matrix: torch.Tensor, u: torch.Tensor, is_complex: bool) -> torch.Tensor:
+    """Any accepted form of B or C -> `[B, G, N, L]`; a constant one has a group for each channel."""
+    if matrix.dim() == 2:
+        return matrix[None, :, :, None].expand(u.shape[0], -1, -1, u.shape[2])
+    matrix = matrix.unsqueeze(1) if matrix.dim() == 3 else matrix
+    if matrix.dim() != 4:
+        raise ValueError(f"selective_scan_fn: {name} has {matrix.dim()} dimensions, expected 2, 3 or 4")
+    if is_complex and not matrix.is_complex():
+        matrix = torch.view_as_complex(matrix.unflatten(-1, (-1, 2)).contiguous())
+    return matrix
+
+
+def selective_state_update(
+    state: torch.Tensor,
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None = None,
+    z: torch.Tensor | None = None,
+    dt_bias: torch.Tensor | None = None,
+    dt_softplus: bool = False,
+) -> torch.Tensor:
+    """`mamba_ssm.ops.triton.selective_state_update.selective_state_update` (without heads): updates `state` in place.
+
+    Args:
+        state: `[B, D, N]`. x, dt, z: `[B, D]`. A: `[D, N]`. B, C: `[B, N]`. D, dt_bias: `[D]`.
+
+    Returns:
+        `[B, D]`.
+    """
+    y, new = _state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus)
+    state.copy_(new)
+    return y
+
+
+def causal_conv1d_fn(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    seq_idx: torch.Tensor | None = None,
+    initial_states: torch.Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: torch.Tensor | None = None,
+    activation: str | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """`causal_conv1d.causal_conv1d_fn`.
+
+    Args:
+        x: `[B, D, L]`. weight: `[D, W]`. bias: `[D]`. seq_idx: `[B, L]`. initial_states: `[B, D, W - 1]`.
+
+    Returns:
+        `[B, D, L]`, and with `return_final_states` the last `[B, D, W - 1]` inputs.
+    """
+    y, state = causal_conv1d(
+        x.transpose(1, 2),
+        weight,
+        bias,
+        activation=activation,
+        seq_idx=seq_idx,
+        initial_state=initial_states,
+        return_final_state=True,
+    )
+    y = y.transpose(1, 2)
+    if final_states_out is not None:
+        state = final_states_out.copy_(state)
+    return (y, state) if return_final_states else y
+
+
+def causal_conv1d_update(
+    x: torch.Tensor,
+    conv_state: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    activation: str | None = None,
+) -> torch.Tensor:
+    """`causal_conv1d.causal_conv1d_update`: updates `conv_state` (`[B, D, >= W - 1]`, newest last) in place.
+
+    Args:
+        x: `[B, D]` or `[B, D, L]`.
+
+    Returns:
+        As x.
+    """
+    steps = x.unsqueeze(-1) if x.dim() == 2 else x
+    taps = weight.shape[1]
+    out = []
+    for t in range(steps.shape[-1]):
+        recent = conv_state[..., conv_state.shape[-1] - (taps - 1) :]
+        y, _ = _conv_update(steps[..., t], recent, weight, bias, activation=activation)
+        conv_state.copy_(torch.cat([conv_state[..., 1:], steps[..., t : t + 1].to(conv_state.dtype)], dim=-1))
+        out.append(y)
+    y = torch.stack(out, dim=-1)
+    return y.squeeze(-1) if x.dim() == 2 else y
