@@ -33,7 +33,7 @@ setup(
             "vlmamba.ops.native._native",
             sources=[f"{FOLDER}/selective_scan.cpp"],
             depends=[f"{FOLDER}/selective_scan.h"],
-            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=fast", "-Wno-psabi", *OPENMP],
+            extra_compile_args=["-std=c++17", "-O3", "-g0", "-ffp-contract=fast", "-Wno-psabi", *OPENMP],
             extra_link_args=OPENMP,
             language="c++",
             optional=True,

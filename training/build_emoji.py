@@ -110,9 +110,7 @@ def build(out: Path, cache: Path, seed: int = 2024, size: int = 128, scenes: int
     cache.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     versions = emoji_drawings.VERSIONS
-    archives = {
-        name: fetch(name, version, cache) for name, version in tqdm(versions.items(), desc="packages")
-    }
+    archives = {name: fetch(name, version, cache) for name, version in tqdm(versions.items(), desc="packages")}
     rows = drawing_rows(archives)
     save(rows, DRAWING_FEATURES, out / "drawings")
     sets = {
@@ -141,22 +139,12 @@ def main() -> None:
     """Read the command line and build."""
     kind = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
-    parser.add_argument(
-        "--out", type=Path, default=Path("data/emoji"), help="folder to write (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("data/emoji"), help="folder to write (default: %(default)s)")
     cache = Path.home() / ".cache" / "vlmamba-emoji"
-    parser.add_argument(
-        "--cache", type=Path, default=cache, help="where packages are kept (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=2024, help="of the fixed test scenes (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--size", type=int, default=128, help="pixels of a scene's side (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--scenes", type=int, default=2000, help="scenes in each test set (default: %(default)s)"
-    )
+    parser.add_argument("--cache", type=Path, default=cache, help="where packages are kept (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=2024, help="of the fixed test scenes (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=128, help="pixels of a scene's side (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=2000, help="scenes in each test set (default: %(default)s)")
     args = parser.parse_args()
     print(json.dumps(build(args.out, args.cache, args.seed, args.size, args.scenes), indent=2))
 

@@ -14,9 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 def parse_recipe(description: str, default: str) -> dict[str, Any]:
     """Read the recipe named on the command line; `key=value` arguments override it ("training.max_steps=10")."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=Path(default), help="YAML recipe (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. training.max_steps=100")
     arguments = parser.parse_args()

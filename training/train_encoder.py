@@ -71,7 +71,10 @@ def accuracy(prediction: Any) -> dict[str, float]:
     """Share of drawn patches named right, and of background seen as such."""
     right = prediction.predictions == prediction.label_ids
     drawn, background = prediction.label_ids > 0, prediction.label_ids == 0
-    return {"drawn_accuracy": float(right[drawn].mean()), "background_accuracy": float(right[background].mean())}
+    return {
+        "drawn_accuracy": float(right[drawn].mean()),
+        "background_accuracy": float(right[background].mean()),
+    }
 
 
 def main() -> None:
@@ -80,7 +83,10 @@ def main() -> None:
     drawings = load_drawings(Path(data["folder"]) / "drawings", data["vendors"])
     names = sorted({drawing.name for drawing in drawings})
     config = VimConfig(
-        **recipe["model"], class_token="none", pooling="none", id2label=dict(enumerate(["background", *names]))
+        **recipe["model"],
+        class_token="none",
+        pooling="none",
+        id2label=dict(enumerate(["background", *names])),
     )
     processor = VLMambaImageProcessor(size={"height": config.image_size, "width": config.image_size})
     arguments = training_arguments(recipe)

@@ -55,7 +55,12 @@ def build(recipe: dict[str, Any]) -> tuple[VLMambaForConditionalGeneration, VLMa
     config = VLMambaConfig(
         vision_config=vision,
         projector_config=recipe["model"]["projector"],
-        text_config={"model_type": "mamba", "vocab_size": len(tokenizer), **tokens, **recipe["model"]["text"]},
+        text_config={
+            "model_type": "mamba",
+            "vocab_size": len(tokenizer),
+            **tokens,
+            **recipe["model"]["text"],
+        },
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         **tokens,
     )

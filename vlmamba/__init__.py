@@ -6,9 +6,8 @@ Importing the package registers its models with transformers' Auto classes, so t
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from vlmamba.version import __version__
 
 _PUBLIC = {
     "vlmamba.convert": ["from_official"],
@@ -26,7 +25,7 @@ _PUBLIC = {
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = ["__version__", "ops", *_MODULE_OF]  # noqa: PLE0604
+__all__ = ["__version__", "ops", *_MODULE_OF]
 
 
 def __getattr__(name: str):
@@ -41,7 +40,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-if not TYPE_CHECKING:
-    from vlmamba.auto import register as _register
-
-    _register()
+import_module("vlmamba.auto").register()

@@ -3,9 +3,9 @@ import json
 
 import pytest
 import torch
-from tests import golden
 from transformers import AutoModel, AutoModelForImageClassification
 
+from tests import golden
 from vlmamba import VimConfig, VimForImageClassification, VimModel, from_official
 from vlmamba.models.vim.convert_vim import config_from_official, rename
 
@@ -50,7 +50,15 @@ def test_every_key_of_a_published_model_finds_its_place(path):
 )
 def test_options_off_the_published_path_run_and_train(arguments):
     config = config_from_official(
-        {"img_size": 32, "patch_size": 8, "stride": 8, "depth": 2, "embed_dim": 16, "num_classes": 3, **arguments}
+        {
+            "img_size": 32,
+            "patch_size": 8,
+            "stride": 8,
+            "depth": 2,
+            "embed_dim": 16,
+            "num_classes": 3,
+            **arguments,
+        }
     )
     model = VimForImageClassification(config)
     size = config.image_size if isinstance(config.image_size, tuple) else (config.image_size,) * 2

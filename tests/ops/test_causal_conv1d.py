@@ -2,8 +2,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.close import GRADIENT, assert_close
 
+from tests.close import GRADIENT, assert_close
 from vlmamba.ops import causal_conv1d, causal_conv1d_update, use_backend
 from vlmamba.ops.compat import causal_conv1d_fn
 from vlmamba.ops.compat import causal_conv1d_update as compat_update
@@ -33,9 +33,7 @@ def test_torch_equals_the_definition(length, taps, order, packed):
     results = []
     for backend in ("reference", "torch"):
         with use_backend(backend):
-            y, state = causal_conv1d(
-                **inputs, activation="silu", paths=paths, seq_idx=seq_idx, return_final_state=True
-            )
+            y, state = causal_conv1d(**inputs, activation="silu", paths=paths, seq_idx=seq_idx, return_final_state=True)
         loss = (y * y.detach().cos()).sum() + (state * state.detach().cos()).sum()
         results.append([y, state, *torch.autograd.grad(loss, list(inputs.values()), materialize_grads=True)])
     for name, ours, expected in zip(["y", "state", *inputs], results[1], results[0], strict=True):
@@ -75,3 +73,11 @@ def test_steps_equal_the_whole():
 def test_bad_arguments_are_named(change, words):
     with pytest.raises(ValueError, match=words):
         causal_conv1d(**{**{n: v.float() for n, v in tensors(9).items()}, **change})
+
+
+def test_arguments_are_not_changed():
+    inputs = {n: v[:1] if n in ("x", "initial_state") else v for n, v in tensors(1, directions=1).items()}
+    before = {n: v.clone() for n, v in inputs.items()}
+    causal_conv1d(**inputs)
+    for name, value in inputs.items():
+        assert torch.equal(value, before[name]), name

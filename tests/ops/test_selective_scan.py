@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+
 from tests import golden
 from tests.close import GRADIENT, assert_close
 from tests.ops.scan_cases import CASES, Case
-
 from vlmamba.ops import BACKENDS, backend_for, selective_scan, selective_state_update, use_backend
 from vlmamba.ops.compat import selective_scan_fn
 from vlmamba.ops.compat import selective_state_update as compat_state_update
@@ -78,7 +78,9 @@ def test_pieces_with_states_equal_one_scan(backend):
 
 
 def test_one_step_equals_the_scan():
-    tensors = {n: v.squeeze(1) if n in ("x", "dt", "B", "C", "initial_state") else v for n, v in Case(1).tensors().items()}
+    tensors = {
+        n: v.squeeze(1) if n in ("x", "dt", "B", "C", "initial_state") else v for n, v in Case(1).tensors().items()
+    }
     tensors = {n: v.squeeze(0) if n in ("A", "D", "dt_bias") else v for n, v in tensors.items()}
     y, state = selective_scan(**tensors, return_final_state=True)
     step = {n: v.squeeze(1) for n, v in tensors.items() if n in ("x", "dt", "B", "C", "z")}
@@ -219,3 +221,14 @@ def test_drop_in_equals_mamba_ssm(case):
 def assert_golden(name: str, ours: torch.Tensor, expected: torch.Tensor) -> None:
     """The pass rule of the op fixtures: float64 within 1e-9."""
     assert (ours - expected).abs().max() <= 1e-9 * max(1.0, expected.abs().max().item()), name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", [Case(1, batch=1), Case(9, directions=2, paths="permutation")], ids=str)
+def test_arguments_are_not_changed(backend, case):
+    inputs, fixed = {n: v.float() for n, v in case.tensors().items()}, case.fixed()
+    before = {n: v.clone() for n, v in inputs.items()}
+    with use_backend(backend):
+        selective_scan(**inputs, **fixed)
+    for name, value in inputs.items():
+        assert torch.equal(value, before[name]), name

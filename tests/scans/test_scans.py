@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import golden
 
+from tests import golden
 from vlmamba.scans import Scan, get_scan, list_scans, register_scan
 
 SIDES = st.integers(1, 17)

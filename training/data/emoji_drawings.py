@@ -91,9 +91,7 @@ def wanted(archive: Path, names: dict[str, list[str]]) -> list[Entry]:
 def read_names(archive: Path) -> dict[str, list[str]]:
     """Short code to the names and keywords that emojilib gives it."""
     table = _read_json(archive, "package/dist/emoji-en-US.json")
-    return {
-        short_code("-".join(f"{ord(sign):04x}" for sign in signs)): words for signs, words in table.items()
-    }
+    return {short_code("-".join(f"{ord(sign):04x}" for sign in signs)): words for signs, words in table.items()}
 
 
 def _entry(row: dict, names: dict[str, list[str]]) -> Entry | None:

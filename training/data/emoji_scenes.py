@@ -95,9 +95,7 @@ def by_name(drawings: Sequence[Drawing]) -> dict[str, list[Drawing]]:
     return found
 
 
-def _choose(
-    drawings: Sequence[Drawing], rng: Random, count: int, twins: dict[str, list[Drawing]]
-) -> list[Drawing]:
+def _choose(drawings: Sequence[Drawing], rng: Random, count: int, twins: dict[str, list[Drawing]]) -> list[Drawing]:
     chosen = [rng.choice(drawings)]
     if count > 1 and countable(chosen[0].name) and rng.random() < 0.4:
         chosen += rng.choices(twins[chosen[0].name], k=rng.randint(1, min(2, count - 1)))

@@ -63,9 +63,7 @@ class MLPConnector(nn.Module):
 class VSSMLPConnector(nn.Module):
     """MLP(norm(V + VSS(V))): the scan at the encoder's width, then a two-layer MLP."""
 
-    def __init__(
-        self, in_features: int, out_features: int, hidden_act: str = "gelu", eps: float = 1e-5, **vss: object
-    ):
+    def __init__(self, in_features: int, out_features: int, hidden_act: str = "gelu", eps: float = 1e-5, **vss: object):
         super().__init__()
         self.vss = VisionSelectiveScan(in_features, **vss)
         self.norm = nn.LayerNorm(in_features, eps=eps)
@@ -76,11 +74,9 @@ class VSSMLPConnector(nn.Module):
 
 
 class VSSL2Connector(nn.Module):
-    """V' = Linear(V); Linear(norm(VSS(act(V')) + V')): the paper's final choice; the skip leaves before the activation."""
+    """V2 = Linear(V); Linear(norm(VSS(act(V2)) + V2)): the paper's final choice; the skip leaves before the act."""
 
-    def __init__(
-        self, in_features: int, out_features: int, hidden_act: str = "gelu", eps: float = 1e-5, **vss: object
-    ):
+    def __init__(self, in_features: int, out_features: int, hidden_act: str = "gelu", eps: float = 1e-5, **vss: object):
         super().__init__()
         self.linear_1 = nn.Linear(in_features, out_features)
         self.act = ACT2FN[hidden_act]

@@ -74,7 +74,15 @@ class MambaMixer(modeling_mamba.MambaMixer):
             # a time step of zero hides a token: the state neither decays nor takes it in
             dt = dt.masked_fill(~packing.valid.unsqueeze(-1), torch.finfo(dt.dtype).min)
         y, state = selective_scan(
-            x, dt, -torch.exp(self.A_log.float()), B, C, self.D, gate, initial_state=state, return_final_state=True
+            x,
+            dt,
+            -torch.exp(self.A_log.float()),
+            B,
+            C,
+            self.D,
+            gate,
+            initial_state=state,
+            return_final_state=True,
         )
         if cache is not None:
             self._store(cache, inputs, conv_state, state, packing)
@@ -112,7 +120,7 @@ class MambaMixer(modeling_mamba.MambaMixer):
 
 
 class Packing:
-    """Valid tokens first, padding last, in every row: then a convolution and a scan see what they would see unpadded."""
+    """Valid tokens first, padding last, in every row: a convolution and a scan then see what they would unpadded."""
 
     def __init__(self, attention_mask: torch.Tensor, hidden_states: torch.Tensor):
         mask = attention_mask[:, -hidden_states.shape[1] :].bool()

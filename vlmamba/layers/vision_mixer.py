@@ -90,8 +90,7 @@ class VisionMixer(nn.Module):
         self.num_paths, self.shared, self.average = num_paths, shared, average
         self.in_proj = nn.Linear(hidden_size, 2 * channels, bias=False)
         self.directions = nn.ModuleList(
-            ScanDirection(channels, state_size, conv_kernel, rank)
-            for _ in range(num_paths if shared == "none" else 1)
+            ScanDirection(channels, state_size, conv_kernel, rank) for _ in range(num_paths if shared == "none" else 1)
         )
         if shared == "inputs":
             self.other_A_log = nn.Parameter(torch.empty(num_paths - 1, channels, state_size))

@@ -8,6 +8,9 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from vlmamba.layers.mamba import apply_kernels
 
+# GPT-NeoX's tokenizer, which all published checkpoints use: its <|endoftext|> is token 0
+VOCABULARY = 50277
+
 
 def config_from_official(arguments: dict[str, Any]) -> MambaConfig:
     """The config of a `MambaConfig(**arguments)` of mamba_ssm.
@@ -21,11 +24,15 @@ def config_from_official(arguments: dict[str, Any]) -> MambaConfig:
         raise ValueError("mamba: rms_norm is False, expected True (LayerNorm is not supported)")
     if get("d_intermediate", 0) or get("attn_layer_idx") or ssm.get("layer", "Mamba1") != "Mamba1":
         raise ValueError("mamba: d_intermediate, attn_layer_idx and ssm_cfg.layer other than Mamba1 are not supported")
-    multiple = get("pad_vocab_size_multiple", 8)
+    multiple, words = get("pad_vocab_size_multiple", 8), get("vocab_size", VOCABULARY)
+    end = 0 if words == VOCABULARY else None
     return MambaConfig(
         hidden_size=get("d_model", 2560),
         num_hidden_layers=get("n_layer", 64),
-        vocab_size=-(-get("vocab_size", 50277) // multiple) * multiple,
+        vocab_size=-(-words // multiple) * multiple,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
         state_size=ssm.get("d_state", 16),
         conv_kernel=ssm.get("d_conv", 4),
         expand=ssm.get("expand", 2),
@@ -41,4 +48,9 @@ def from_official(state_dict: dict[str, torch.Tensor], arguments: dict[str, Any]
     """An uninitialised model of the right config, and the renamed weights."""
     config = config_from_official(arguments)
     renamed = {key.replace("backbone.embedding.", "backbone.embeddings."): v for key, v in state_dict.items()}
-    return apply_kernels(MambaForCausalLM(config)), renamed
+    model = apply_kernels(MambaForCausalLM(config))
+    words = arguments.get("vocab_size", VOCABULARY)
+    if words < config.vocab_size:
+        # rows that only pad the embedding are never generated
+        model.generation_config.suppress_tokens = list(range(words, config.vocab_size))
+    return model, renamed

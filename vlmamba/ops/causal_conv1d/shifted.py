@@ -1,7 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The causal convolution in plain PyTorch: one fused multiply-add per tap over shifted, channel-last views."""
+"""The causal convolution in plain PyTorch: one fused multiply-add per tap over shifted, channel-last views.
+
+Shapes: K directions, B batch, T steps, D channels, W taps.
+"""
 
 import torch
+from torch.autograd.function import once_differentiable
+
+
+def in_order(tensor: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """(B, K, L, D) -> (K, B, T, D): what each direction reads, 0 at padded steps."""
+    tensor = tensor.transpose(0, 1)
+    if rows is None:
+        return tensor
+    taken = [one.index_select(1, row.clamp(min=0)) for one, row in zip(tensor, rows, strict=True)]
+    return torch.stack(taken).mul_((rows >= 0)[:, None, :, None])
+
+
+def to_rows(stepped: torch.Tensor, rows: torch.Tensor | None, length: int) -> torch.Tensor:
+    """(K, B, T, D) -> (B, K, L, D): every step's value added to the row it visited."""
+    if rows is None:
+        return stepped.transpose(0, 1)
+    directions, batch, _, channels = stepped.shape
+    out = stepped.new_zeros(directions, batch, length + 1, channels)  # the last row takes padded steps
+    for one, row, value in zip(out, rows, stepped, strict=True):
+        one.index_add_(1, row.remainder(length + 1), value)
+    return out[:, :, :length].transpose(0, 1)
+
+
+class ShiftedConv(torch.autograd.Function):
+    """(x, weight, bias, state) -> (y, last state); x and y (B, K, L, D), states (B, K, D, W - 1)."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, state, rows, same):
+        taps = weight.shape[-1]
+        # (K, B, W - 1 + T, D)
+        padded = torch.cat([state.permute(1, 0, 3, 2), in_order(x, rows)], dim=2)
+        total = padded.shape[2] - taps + 1
+        shape = (*padded.shape[:2], total, padded.shape[3])
+        y = padded.new_zeros(shape)
+        if bias is not None:
+            y.add_(bias[:, None, None])
+        for tap in range(taps):
+            y.addcmul_(_shifted(padded, tap, total, same), weight[:, None, None, :, tap])
+        last = padded[:, :, total:].permute(1, 0, 3, 2).contiguous()
+        ctx.save_for_backward(padded, weight, rows, same)
+        ctx.length, ctx.has_bias = x.shape[2], bias is not None
+        return to_rows(y, rows, ctx.length), last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy, dlast):
+        padded, weight, rows, same = ctx.saved_tensors
+        taps = weight.shape[-1]
+        dy = in_order(dy, rows).contiguous()
+        total = dy.shape[2]
+        dpadded = torch.zeros_like(padded)
+        dpadded[:, :, total:] = dlast.permute(1, 0, 3, 2)
+        dweight = torch.empty_like(weight)
+        product = torch.empty_like(dy)
+        for tap in range(taps):
+            torch.mul(dy, _shifted(padded, tap, total, same), out=product)
+            dweight[..., tap] = _sum(product)
+            torch.mul(dy, weight[:, None, None, :, tap], out=product)
+            if same is not None:
+                product.mul_(same[tap])
+            dpadded[:, :, tap : tap + total].add_(product)
+        dbias = _sum(dy) if ctx.has_bias else None
+        dx = to_rows(dpadded[:, :, taps - 1 :], rows, ctx.length)
+        return dx, dweight, dbias, dpadded[:, :, : taps - 1].permute(1, 0, 3, 2), None, None
+
+
+def _shifted(padded: torch.Tensor, tap: int, total: int, same: torch.Tensor | None) -> torch.Tensor:
+    view = padded[:, :, tap : tap + total]
+    return view if same is None else view * same[tap]
+
+
+def _sum(product: torch.Tensor) -> torch.Tensor:
+    """(K, B, T, D) -> (K, D), as a matrix product: several times faster than a reduction over outer dimensions."""
+    rows = product.flatten(1, 2)
+    return torch.matmul(rows.new_ones(1, rows.shape[1]), rows).squeeze(1)
+
+
+def same_sequence(seq_idx: torch.Tensor, rows: torch.Tensor | None, taps: int, like: torch.Tensor) -> torch.Tensor:
+    """(W, K, B, T, 1): 1 where a tap reads its own packed sequence, else 0; the state continues the first."""
+    along = seq_idx[None].expand(like.shape[1], -1, -1) if rows is None else seq_idx[:, rows].transpose(0, 1)
+    source = torch.cat([along[..., :1].expand(*along.shape[:-1], taps - 1), along], dim=-1)
+    total = along.shape[-1]
+    masks = [source[..., tap : tap + total] == along for tap in range(taps)]
+    return torch.stack(masks).unsqueeze(-1).to(like.dtype)
 
 
 def causal_conv1d_shifted(
@@ -13,43 +100,6 @@ def causal_conv1d_shifted(
     state: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Same arguments and results as `causal_conv1d_reference`."""
-    _, num_paths, length, _ = x.shape
-    taps = weight.shape[-1]
     rows = None if paths is None else paths.long()
-    ordered = x if rows is None else _in_order(x, rows)
-    total = ordered.shape[2]
-    padded = torch.cat([state.transpose(-1, -2).to(ordered.dtype), ordered], dim=2)  # (B, K, W - 1 + T, D)
-    along = None
-    if seq_idx is not None:
-        along = seq_idx[:, None].expand(-1, num_paths, -1) if rows is None else seq_idx[:, rows]
-    y = None
-    for tap in range(taps):
-        view = padded[:, :, tap : tap + total]
-        if along is not None:
-            view = view * _same_sequence(along, taps - 1 - tap).unsqueeze(-1)
-        term = weight[:, None, :, tap]  # (K, 1, D)
-        if y is None:
-            y = view * term if bias is None else torch.addcmul(bias[:, None], view, term)
-        else:
-            y = torch.addcmul(y, view, term)
-    last = padded[:, :, padded.shape[2] - (taps - 1) :].transpose(-1, -2)
-    return (y if rows is None else _to_rows(y, rows, length)), last
-
-
-def _in_order(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """(B, K, L, D) -> (B, K, T, D): what each direction reads, 0 at padded steps."""
-    direction = torch.arange(rows.shape[0], device=rows.device)[:, None]
-    return x[:, direction, rows.clamp(min=0)] * (rows >= 0).unsqueeze(-1)
-
-
-def _to_rows(y: torch.Tensor, rows: torch.Tensor, length: int) -> torch.Tensor:
-    """(B, K, T, D) -> (B, K, L, D): every step's value added to the row it visited."""
-    out = y.new_zeros(*y.shape[:2], length + 1, y.shape[-1])  # the last row takes padded steps
-    index = rows.remainder(length + 1)[None, :, :, None].expand_as(y)
-    return out.scatter_add(2, index, y)[:, :, :length]
-
-
-def _same_sequence(along: torch.Tensor, shift: int) -> torch.Tensor:
-    """(B, K, T): whether the step `shift` before is of the same packed sequence; the state continues the first."""
-    source = torch.cat([along[..., :1].expand(*along.shape[:-1], shift), along], dim=-1)[..., : along.shape[-1]]
-    return source == along
+    same = None if seq_idx is None else same_sequence(seq_idx, rows, weight.shape[-1], x)
+    return ShiftedConv.apply(x, weight, bias, state.to(x.dtype), rows, same)

@@ -52,11 +52,13 @@ struct Task {
 struct Buffer {
     int64_t size;
     float* data;
-    explicit Buffer(int64_t n) : size(n), data((float*)::operator new(n * sizeof(float), std::align_val_t(64))) {}
+    explicit Buffer(int64_t n) : size(n), data((float*)::operator new(n * 4, std::align_val_t(64))) {}
     ~Buffer() { ::operator delete(data, std::align_val_t(64)); }
     Buffer(const Buffer&) = delete;
     void zero() { std::memset(data, 0, size * sizeof(float)); }
 };
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 int64_t padded_states(int64_t states) { return states == 1 ? 1 : (states + 3) / 4 * 4; }
 
@@ -73,7 +75,7 @@ void copy(float* to, const float* from, int64_t n) { std::memcpy(to, from, n * s
 
 void clear(float* rows, const Scan& s, const Span& channels) {
     for (int64_t row = 0; row < s.length; ++row)
-        std::memset(rows + row * s.channels + channels.begin, 0, (channels.end - channels.begin) * sizeof(float));
+        std::memset(rows + row * s.channels + channels.begin, 0, (channels.end - channels.begin) * 4);
 }
 
 #define INLINE_METHOD inline __attribute__((always_inline))
@@ -106,17 +108,18 @@ namespace avx512 {
 #pragma GCC pop_options
 #endif
 
+using Kernel = void (*)(const Scan&, const Task&);
+
 struct Target {
     const char* name;
-    void (*forward)(const Scan&, const Task&);
-    void (*backward)(const Scan&, const Task&);
+    Kernel forward, backward;
 };
 
 std::vector<Target> supported_targets() {
     std::vector<Target> found;
 #ifdef MANY_TARGETS
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         found.push_back({"avx512", avx512::forward, avx512::backward});
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         found.push_back({"avx2", avx2::forward, avx2::backward});
@@ -143,8 +146,6 @@ bool visits_each_row_once(const Scan& s, int64_t k) {
     return true;
 }
 
-int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // How a call is cut into pieces: `groups` of batch elements, `splits` of channels, for each direction.
 struct Cut {
     int64_t groups, splits, threads;
@@ -166,7 +167,8 @@ struct Cut {
             for (int64_t g = 0; g < groups; ++g)
                 for (int64_t i = 0; i < splits; ++i) {
                     Span batch{s.batch * g / groups, s.batch * (g + 1) / groups};
-                    Span channels{units * i / splits * GRAIN, smaller(s.channels, units * (i + 1) / splits * GRAIN)};
+                    const int64_t end = smaller(s.channels, units * (i + 1) / splits * GRAIN);
+                    Span channels{units * i / splits * GRAIN, end};
                     all.push_back({k, batch, channels, once, s.dA, s.dD, s.dbias, s.dB, s.dC});
                 }
         }
@@ -174,7 +176,7 @@ struct Cut {
     }
 };
 
-void run(const Scan& s, const std::vector<Task>& tasks, int64_t threads, void (*piece)(const Scan&, const Task&)) {
+void run(const Scan& s, const std::vector<Task>& tasks, int64_t threads, Kernel piece) {
     const int64_t count = int64_t(tasks.size());
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
     for (int64_t i = 0; i < count; ++i) piece(s, tasks[i]);

@@ -3,7 +3,7 @@
 // namespace and with its own target options; LANES is the number of floats in one vector.
 //
 // A vector holds LANES neighbouring channels. The states of these channels stay in registers over a tile of
-// TILE steps; all that is done once per step and channel (softplus, gradients of x and dt) is a loop of its own.
+// TILE steps; what is done once per step and channel (softplus, gradients of x and dt) is a loop of its own.
 
 #define INLINE static INLINE_METHOD
 
@@ -89,25 +89,25 @@ INLINE V log1p(V t) {  // 0 <= t <= 1, relative error 5e-9
 // The steps of one tile of one direction of one batch element.
 struct Steps {
     int count;
-    int row[TILE];    // -1: padded
+    int row[TILE];     // -1: padded
     bool fresh[TILE];  // another packed sequence begins
 
     Steps(const Scan& s, int64_t b, int64_t k, int64_t tile) {
         int64_t first = tile * TILE;
-        count = int(s.steps - first < TILE ? s.steps - first : TILE);
+        count = int(smaller(s.steps - first, TILE));
         for (int t = 0; t < count; ++t) {
             row[t] = row_at(s, k, first + t);
-            fresh[t] = false;
-            if (s.sequence && first + t) {
-                const int32_t* sequence = s.sequence + b * s.length;
-                int before = row_at(s, k, first + t - 1);
-                fresh[t] = sequence[row[t] < 0 ? 0 : row[t]] != sequence[before < 0 ? 0 : before];
-            }
+            int before = first + t ? row_at(s, k, first + t - 1) : row[t];
+            fresh[t] = s.sequence && number(s, b, row[t]) != number(s, b, before);
         }
     }
 
     static int row_at(const Scan& s, int64_t k, int64_t step) {
         return s.rows ? s.rows[k * s.steps + step] : int(step);
+    }
+
+    static int number(const Scan& s, int64_t b, int row) {
+        return s.sequence[b * s.length + (row < 0 ? 0 : row)];
     }
 };
 
@@ -118,8 +118,8 @@ INLINE V load_row(const float* base, int64_t stride, int row, int lanes) {
     return load(base + row * stride, lanes);
 }
 
-// (L, N) rows of B or C -> (count, padded states), padded steps and states 0
-static void gather_matrix(float* out, const Operand& m, const Scan& s, const Steps& steps, int64_t b, int64_t k) {
+// Rows of B or C (L, N) -> (count, padded states); padded steps and states are 0.
+static void gather(float* out, const Operand& m, const Scan& s, const Steps& steps, int64_t b, int64_t k) {
     int64_t padded = padded_states(s.states);
     for (int t = 0; t < steps.count; ++t, out += padded) {
         const float* row = m.at(b, k) + steps.row[t] * m.strides[2];
@@ -127,8 +127,8 @@ static void gather_matrix(float* out, const Operand& m, const Scan& s, const Ste
     }
 }
 
-// (D, N) of the channels [begin, end) <-> vectors of channels (blocks, padded states, LANES)
-static void pack(float* out, const float* in, const Scan& s, const Span& channels, float scale) {
+// (D, N) of a task's channels <-> vectors of channels (blocks, padded states, LANES)
+static void pack(float* out, const float* in, const Scan& s, const Span& channels, float scale = 1.0f) {
     int64_t padded = padded_states(s.states);
     for (int64_t c = channels.begin; c < channels.end; c += LANES, out += padded * LANES)
         for (int64_t n = 0; n < padded; ++n)
@@ -145,14 +145,18 @@ static void unpack(float* out, const float* in, const Scan& s, const Span& chann
             for (int64_t n = 0; n < s.states; ++n) out[(c + i) * s.states + n] = in[n * LANES + i];
 }
 
-// One vector of channels over one tile, (count) vectors each
+// One vector of channels over one tile.
 struct Tile {
     V x[TILE], delta[TILE], slope[TILE], input[TILE];  // slope: of softplus; input: delta * x
+    V y[TILE];                                         // in backward its gradient
+    V dinput[TILE], dexponent[TILE];  // gradients; dexponent: of delta through delta * A, in units of ln 2
 
     template <bool BACKWARD>
-    INLINE_METHOD void prepare(const Scan& s, const Steps& steps, int64_t b, int64_t k, int64_t c, int lanes) {
+    INLINE_METHOD void prepare(const Scan& s, const Steps& steps, int64_t b, int64_t k, int64_t c,
+                               int lanes) {
         const float *x_base = s.x.at(b, k) + c, *dt_base = s.dt.at(b, k) + c;
         V bias = s.dt_bias ? load(s.dt_bias + k * s.channels + c, lanes) : V{};
+        V skip = s.D ? load(s.D + k * s.channels + c, lanes) : V{};
         for (int t = 0; t < steps.count; ++t) {
             V raw = load_row(dt_base, s.dt.strides[2], steps.row[t], lanes) + bias;
             x[t] = load_row(x_base, s.x.strides[2], steps.row[t], lanes);
@@ -163,207 +167,215 @@ struct Tile {
             }
             delta[t] = raw;
             input[t] = raw * x[t];
+            y[t] = BACKWARD ? load_row(s.dy.at(b, k) + c, s.dy.strides[2], steps.row[t], lanes) : skip * x[t];
+            if (BACKWARD) dinput[t] = dexponent[t] = V{};
         }
     }
 };
 
+// All states of one vector of channels, and B, C and their gradients for the tile: (count, states).
+struct States {
+    const V *A, *start;  // start: before the tile
+    V* end;              // after the tile; in backward the gradient
+    const float *B, *C;
+    int64_t count;
+    V *dA = nullptr, *dB = nullptr, *dC = nullptr;
+};
+
 template <int COUNT>
-INLINE void scan_states(const Steps& steps, const Tile& tile, V* y, const V* A, V* state, const float* B,
-                        const float* C, int64_t stride) {
+INLINE void scan_states(const Steps& steps, Tile& tile, const States& p, int64_t first) {
+    const V* A = p.A + first;
     V h[COUNT];
-    for (int n = 0; n < COUNT; ++n) h[n] = state[n];
-    for (int t = 0; t < steps.count; ++t, B += stride, C += stride) {
-        V delta = tile.delta[t], input = tile.input[t], out = y[t];
+    for (int n = 0; n < COUNT; ++n) h[n] = p.start[first + n];
+    for (int t = 0; t < steps.count; ++t) {
+        const float *B = p.B + t * p.count + first, *C = p.C + t * p.count + first;
+        V delta = tile.delta[t], input = tile.input[t], y = tile.y[t];
         if (__builtin_expect(steps.fresh[t], 0))
             for (int n = 0; n < COUNT; ++n) h[n] = V{};
 #pragma GCC unroll 16
         for (int n = 0; n < COUNT; ++n) {
             h[n] = exp2(delta * A[n]) * h[n] + input * B[n];
-            out += h[n] * C[n];
+            y += h[n] * C[n];
         }
-        y[t] = out;
+        tile.y[t] = y;
     }
-    for (int n = 0; n < COUNT; ++n) state[n] = h[n];
+    for (int n = 0; n < COUNT; ++n) p.end[first + n] = h[n];
 }
 
-static void scan_tile(const Steps& steps, const Tile& tile, V* y, const V* A, V* state, const float* B,
-                      const float* C, int padded) {
-    for (int n = 0; n < padded;) {
-        int left = padded - n;
-        if (left >= 16) {
-            scan_states<16>(steps, tile, y, A + n, state + n, B + n, C + n, padded);
-            n += 16;
-        } else if (left >= 8) {
-            scan_states<8>(steps, tile, y, A + n, state + n, B + n, C + n, padded);
-            n += 8;
-        } else if (left >= 4) {
-            scan_states<4>(steps, tile, y, A + n, state + n, B + n, C + n, padded);
-            n += 4;
-        } else {
-            scan_states<1>(steps, tile, y, A + n, state + n, B + n, C + n, padded);
-            n += 1;
+// Recomputes the states of the tile, then walks back: takes the gradient of the state after the tile's last
+// step, leaves that of the state before its first.
+template <int COUNT>
+INLINE void backward_states(const Steps& steps, Tile& tile, const States& p, int64_t first) {
+    V decay[TILE][COUNT], h[TILE + 1][COUNT], g[COUNT], A[COUNT], dA[COUNT] = {};
+    for (int n = 0; n < COUNT; ++n) {
+        h[0][n] = p.start[first + n];
+        g[n] = p.end[first + n];
+        A[n] = p.A[first + n];
+    }
+    for (int t = 0; t < steps.count; ++t)
+#pragma GCC unroll 4
+        for (int n = 0; n < COUNT; ++n) {
+            decay[t][n] = __builtin_expect(steps.fresh[t], 0) ? V{} : exp2(tile.delta[t] * A[n]);
+            h[t + 1][n] = decay[t][n] * h[t][n] + tile.input[t] * p.B[t * p.count + first + n];
         }
+    for (int t = steps.count - 1; t >= 0; --t) {
+        const int64_t at = t * p.count + first;
+        V dy = tile.y[t], delta = tile.delta[t], input = tile.input[t];
+        V dinput = tile.dinput[t], dexponent = tile.dexponent[t];
+#pragma GCC unroll 4
+        for (int n = 0; n < COUNT; ++n) {
+            g[n] += dy * p.C[at + n];
+            p.dC[at + n] += dy * h[t + 1][n];
+            p.dB[at + n] += g[n] * input;
+            dinput += g[n] * p.B[at + n];
+            g[n] *= decay[t][n];
+            V along = g[n] * h[t][n];  // gradient of delta * A
+            dexponent += along * A[n];
+            dA[n] += along * delta;
+        }
+        tile.dinput[t] = dinput;
+        tile.dexponent[t] = dexponent;
+    }
+    for (int n = 0; n < COUNT; ++n) {
+        p.end[first + n] = g[n];
+        p.dA[first + n] += dA[n];
     }
 }
 
-static void forward(const Scan& s, const Task& task) {
+// Runs COUNT states at a time from state `first` on, while that many are left; returns the first one left.
+template <int COUNT, bool BACKWARD>
+INLINE int64_t run_states(const Steps& steps, Tile& tile, const States& p, int64_t first) {
+    for (; first + COUNT <= p.count; first += COUNT)
+        if (BACKWARD)
+            backward_states<COUNT>(steps, tile, p, first);
+        else
+            scan_states<COUNT>(steps, tile, p, first);
+    return first;
+}
+
+// One task: a direction, some batch elements, some channels.
+struct Worker {
+    const Scan& s;
+    const Task& task;
     const int64_t k = task.direction, padded = padded_states(s.states), matrix = s.channels * s.states;
     const int64_t blocks = (task.channels.end - task.channels.begin + LANES - 1) / LANES;
-    Buffer A(blocks * padded * LANES), state(A.size), B(TILE * padded), C(TILE * padded);
-    pack(A.data, s.A + k * matrix, s, task.channels, LOG2E);
+    Buffer A{blocks * padded * LANES}, state{A.size}, B{TILE * padded}, C{TILE * padded};
     Tile tile;
-    V y[TILE];
-    for (int64_t b = task.batch.begin; b < task.batch.end; ++b) {
-        const int64_t bk = b * s.paths + k;
-        float* out = s.y + bk * s.length * s.channels;
-        if (!task.once) clear(out, s, task.channels);
-        pack(state.data, s.state + bk * matrix, s, task.channels, 1.0f);
-        for (int64_t i = 0; i < tiles(s); ++i) {
-            Steps steps(s, b, k, i);
-            gather_matrix(B.data, s.B, s, steps, b, k);
-            gather_matrix(C.data, s.C, s, steps, b, k);
-            if (s.checkpoints) copy(checkpoint(s, bk, i, task), state.data, state.size);
-            for (int64_t c = task.channels.begin, at = 0; c < task.channels.end; c += LANES, at += padded * LANES) {
-                const int lanes = int(task.channels.end - c < LANES ? task.channels.end - c : LANES);
-                tile.prepare<false>(s, steps, b, k, c, lanes);
-                V skip = s.D ? load(s.D + k * s.channels + c, lanes) : V{};
-                for (int t = 0; t < steps.count; ++t) y[t] = skip * tile.x[t];
-                scan_tile(steps, tile, y, (V*)(A.data + at), (V*)(state.data + at), B.data, C.data, int(padded));
-                for (int t = 0; t < steps.count; ++t)
-                    if (steps.row[t] >= 0) store(out + steps.row[t] * s.channels + c, y[t], lanes, !task.once);
-            }
-        }
-        unpack(s.last + bk * matrix, state.data, s, task.channels);
-    }
-}
 
-// What backward adds to a Tile: gradients of the steps (all states together), in vectors of channels.
-struct Gradients {
-    V y[TILE], input[TILE], exponent[TILE];  // exponent: of delta through delta * A, in units of ln 2
+    Worker(const Scan& scan, const Task& job) : s(scan), task(job) {
+        pack(A.data, s.A + k * matrix, s, task.channels, LOG2E);
+    }
+
+    int64_t pair(int64_t b) const { return b * s.paths + k; }
+    float* rows(float* base, int64_t b) const { return base + pair(b) * s.length * s.channels; }
+    int64_t channel(int64_t block) const { return task.channels.begin + block * LANES; }
+    int lanes(int64_t block) const { return int(smaller(task.channels.end - channel(block), LANES)); }
+
+    Steps enter(int64_t b, int64_t i) {
+        Steps steps(s, b, k, i);
+        gather(B.data, s.B, s, steps, b, k);
+        gather(C.data, s.C, s, steps, b, k);
+        return steps;
+    }
+
+    void forward_tile(int64_t b, int64_t i) {
+        const Steps steps = enter(b, i);
+        float* y = rows(s.y, b);
+        if (s.checkpoints) copy(checkpoint(s, pair(b), i, task), state.data, state.size);
+        for (int64_t block = 0; block < blocks; ++block) {
+            const int64_t c = channel(block), at = block * padded * LANES;
+            V* h = (V*)(state.data + at);
+            const States all{(V*)(A.data + at), h, h, B.data, C.data, padded};
+            tile.prepare<false>(s, steps, b, k, c, lanes(block));
+            int64_t n = run_states<16, false>(steps, tile, all, 0);
+            n = run_states<8, false>(steps, tile, all, n);
+            n = run_states<4, false>(steps, tile, all, n);
+            run_states<1, false>(steps, tile, all, n);
+            for (int t = 0; t < steps.count; ++t)
+                if (steps.row[t] >= 0)
+                    store(y + steps.row[t] * s.channels + c, tile.y[t], lanes(block), !task.once);
+        }
+    }
 };
 
-// Recomputes COUNT states of the tile from its checkpoint, then walks back. g: gradient of the state after the
-// tile's last step, replaced by the one before its first.
-template <int COUNT>
-INLINE void backward_states(const Steps& steps, const Tile& tile, Gradients& d, const V* A, const V* state, V* g,
-                            V* dA, const float* B, const float* C, V* dB, V* dC, int64_t stride) {
-    V decay[TILE][COUNT], h[TILE + 1][COUNT];
-    for (int n = 0; n < COUNT; ++n) h[0][n] = state[n];
-    for (int t = 0; t < steps.count; ++t) {
-        V delta = tile.delta[t], input = tile.input[t];
-#pragma GCC unroll 4
-        for (int n = 0; n < COUNT; ++n) {
-            V e = exp2(delta * A[n]);
-            if (__builtin_expect(steps.fresh[t], 0)) e = V{};
-            decay[t][n] = e;
-            h[t + 1][n] = e * h[t][n] + input * B[t * stride + n];
+static void forward(const Scan& s, const Task& task) {
+    Worker w(s, task);
+    for (int64_t b = task.batch.begin; b < task.batch.end; ++b) {
+        if (!task.once) clear(w.rows(s.y, b), s, task.channels);
+        pack(w.state.data, s.state + w.pair(b) * w.matrix, s, task.channels);
+        for (int64_t i = 0; i < tiles(s); ++i) w.forward_tile(b, i);
+        unpack(s.last + w.pair(b) * w.matrix, w.state.data, s, task.channels);
+    }
+}
+
+struct BackwardWorker : Worker {
+    Buffer g{A.size}, dA{A.size}, sums{blocks * 2 * LANES};  // sums: gradients of D and dt_bias
+    Buffer dB{TILE * padded * LANES}, dC{dB.size};
+
+    BackwardWorker(const Scan& scan, const Task& job) : Worker(scan, job) {
+        dA.zero();
+        sums.zero();
+    }
+
+    void backward_tile(int64_t b, int64_t i) {
+        const Steps steps = enter(b, i);
+        dB.zero();
+        dC.zero();
+        const float* start = checkpoint(s, pair(b), i, task);
+        for (int64_t block = 0; block < blocks; ++block) {
+            const int64_t at = block * padded * LANES;
+            copy(state.data, start + at, padded * LANES);
+            const States all{(V*)(A.data + at), (V*)state.data, (V*)(g.data + at),  B.data,    C.data,
+                             padded,            (V*)(dA.data + at), (V*)dB.data, (V*)dC.data};
+            tile.prepare<true>(s, steps, b, k, channel(block), lanes(block));
+            run_states<1, true>(steps, tile, all, run_states<4, true>(steps, tile, all, 0));
+            finish(steps, b, block);
         }
+        add_matrix(task.dB + pair(b) * s.length * s.states, dB, steps);
+        add_matrix(task.dC + pair(b) * s.length * s.states, dC, steps);
     }
-    V grad[COUNT], a[COUNT], sum_a[COUNT];
-    for (int n = 0; n < COUNT; ++n) grad[n] = g[n], a[n] = A[n], sum_a[n] = V{};
-    for (int t = steps.count - 1; t >= 0; --t) {
-        V dy = d.y[t], delta = tile.delta[t], input = tile.input[t], dinput = d.input[t], dexponent = d.exponent[t];
-        const float *B_t = B + t * stride, *C_t = C + t * stride;
-        V *dB_t = dB + t * stride, *dC_t = dC + t * stride;
-#pragma GCC unroll 4
-        for (int n = 0; n < COUNT; ++n) {
-            grad[n] += dy * C_t[n];
-            dC_t[n] += dy * h[t + 1][n];
-            dB_t[n] += grad[n] * input;
-            dinput += grad[n] * B_t[n];
-            grad[n] *= decay[t][n];
-            V along = grad[n] * h[t][n];  // gradient of delta * A
-            dexponent += along * a[n];
-            sum_a[n] += along * delta;
+
+    INLINE_METHOD void finish(const Steps& steps, int64_t b, int64_t block) {
+        const int64_t c = channel(block);
+        const V skip = s.D ? load(s.D + k * s.channels + c, lanes(block)) : V{};
+        float *dx = rows(s.dx, b) + c, *ddt = rows(s.ddt, b) + c;
+        V dD = {}, dbias = {};
+        for (int t = 0; t < steps.count; ++t) {
+            V ddelta = tile.dexponent[t] * LN2 + tile.dinput[t] * tile.x[t];
+            if (s.softplus) ddelta *= tile.slope[t];
+            dD += tile.y[t] * tile.x[t];
+            dbias += ddelta;
+            if (steps.row[t] < 0) continue;
+            const int64_t row = steps.row[t] * s.channels;
+            store(dx + row, tile.dinput[t] * tile.delta[t] + tile.y[t] * skip, lanes(block), !task.once);
+            store(ddt + row, ddelta, lanes(block), !task.once);
         }
-        d.input[t] = dinput;
-        d.exponent[t] = dexponent;
+        V* sum_block = (V*)sums.data + 2 * block;
+        sum_block[0] += dD;
+        sum_block[1] += dbias;
     }
-    for (int n = 0; n < COUNT; ++n) g[n] = grad[n], dA[n] += sum_a[n];
-}
 
-static void backward_tile(const Steps& steps, const Tile& tile, Gradients& d, const V* A, const V* state, V* g,
-                          V* dA, const float* B, const float* C, V* dB, V* dC, int padded) {
-    if (padded == 1) {
-        backward_states<1>(steps, tile, d, A, state, g, dA, B, C, dB, dC, 1);
-        return;
+    void add_matrix(float* out, const Buffer& in, const Steps& steps) const {
+        for (int t = 0; t < steps.count; ++t)
+            for (int64_t n = 0; n < s.states && steps.row[t] >= 0; ++n)
+                out[steps.row[t] * s.states + n] += sum(((const V*)in.data)[t * padded + n]);
     }
-    for (int n = 0; n < padded; n += 4)
-        backward_states<4>(steps, tile, d, A + n, state + n, g + n, dA + n, B + n, C + n, dB + n, dC + n, padded);
-}
-
-static void add_matrix(float* out, const Buffer& in, const Scan& s, const Steps& steps) {
-    int64_t padded = padded_states(s.states);
-    for (int t = 0; t < steps.count; ++t)
-        for (int64_t n = 0; n < s.states && steps.row[t] >= 0; ++n)
-            out[steps.row[t] * s.states + n] += sum(((const V*)in.data)[t * padded + n]);
-}
-
-// Writes the gradients of x and dt of one tile; adds to the sums of D and dt_bias.
-INLINE void finish(const Scan& s, const Task& task, const Steps& steps, const Tile& tile, const Gradients& d,
-                   int64_t bk, int64_t c, int lanes, V skip, V* sums) {
-    float *dx = s.dx + bk * s.length * s.channels + c, *ddt = s.ddt + bk * s.length * s.channels + c;
-    V dD = {}, dbias = {};
-    for (int t = 0; t < steps.count; ++t) {
-        V ddelta = d.exponent[t] * LN2 + d.input[t] * tile.x[t];
-        if (s.softplus) ddelta *= tile.slope[t];
-        dD += d.y[t] * tile.x[t];
-        dbias += ddelta;
-        if (steps.row[t] < 0) continue;
-        store(dx + steps.row[t] * s.channels, d.input[t] * tile.delta[t] + d.y[t] * skip, lanes, !task.once);
-        store(ddt + steps.row[t] * s.channels, ddelta, lanes, !task.once);
-    }
-    sums[0] += dD;
-    sums[1] += dbias;
-}
+};
 
 static void backward(const Scan& s, const Task& task) {
-    const int64_t k = task.direction, padded = padded_states(s.states), matrix = s.channels * s.states;
-    const int64_t blocks = (task.channels.end - task.channels.begin + LANES - 1) / LANES;
-    Buffer A(blocks * padded * LANES), g(A.size), dA(A.size), state(A.size), sums(blocks * 2 * LANES);
-    Buffer B(TILE * padded), C(TILE * padded), dB(TILE * padded * LANES), dC(TILE * padded * LANES);
-    pack(A.data, s.A + k * matrix, s, task.channels, LOG2E);
-    dA.zero();
-    sums.zero();
-    Tile tile;
-    Gradients d;
+    BackwardWorker w(s, task);
     for (int64_t b = task.batch.begin; b < task.batch.end; ++b) {
-        const int64_t bk = b * s.paths + k;
-        if (!task.once) {
-            clear(s.dx + bk * s.length * s.channels, s, task.channels);
-            clear(s.ddt + bk * s.length * s.channels, s, task.channels);
-        }
-        pack(g.data, s.dlast ? s.dlast + bk * matrix : nullptr, s, task.channels, 1.0f);
-        for (int64_t i = tiles(s) - 1; i >= 0; --i) {
-            Steps steps(s, b, k, i);
-            gather_matrix(B.data, s.B, s, steps, b, k);
-            gather_matrix(C.data, s.C, s, steps, b, k);
-            dB.zero();
-            dC.zero();
-            copy(state.data, checkpoint(s, bk, i, task), state.size);
-            for (int64_t c = task.channels.begin, block = 0; c < task.channels.end; c += LANES, ++block) {
-                const int lanes = int(task.channels.end - c < LANES ? task.channels.end - c : LANES);
-                const int64_t at = block * padded * LANES;
-                tile.prepare<true>(s, steps, b, k, c, lanes);
-                for (int t = 0; t < steps.count; ++t) {
-                    d.y[t] = load_row(s.dy.at(b, k) + c, s.dy.strides[2], steps.row[t], lanes);
-                    d.input[t] = d.exponent[t] = V{};
-                }
-                backward_tile(steps, tile, d, (V*)(A.data + at), (V*)(state.data + at), (V*)(g.data + at),
-                              (V*)(dA.data + at), B.data, C.data, (V*)dB.data, (V*)dC.data, int(padded));
-                V skip = s.D ? load(s.D + k * s.channels + c, lanes) : V{};
-                finish(s, task, steps, tile, d, bk, c, lanes, skip, (V*)sums.data + 2 * block);
-            }
-            add_matrix(task.dB + bk * s.length * s.states, dB, s, steps);
-            add_matrix(task.dC + bk * s.length * s.states, dC, s, steps);
-        }
-        unpack(s.dstate + bk * matrix, g.data, s, task.channels);
+        for (float* rows : {w.rows(s.dx, b), w.rows(s.ddt, b)})
+            if (!task.once) clear(rows, s, task.channels);
+        pack(w.g.data, s.dlast ? s.dlast + w.pair(b) * w.matrix : nullptr, s, task.channels);
+        for (int64_t i = tiles(s) - 1; i >= 0; --i) w.backward_tile(b, i);
+        unpack(s.dstate + w.pair(b) * w.matrix, w.g.data, s, task.channels);
     }
-    unpack(task.dA + k * matrix, dA.data, s, task.channels);
+    unpack(task.dA + w.k * w.matrix, w.dA.data, s, task.channels);
     for (int64_t c = task.channels.begin; c < task.channels.end; ++c) {
         const int64_t i = c - task.channels.begin, at = i / LANES * 2 * LANES + i % LANES;
-        task.dD[k * s.channels + c] = sums.data[at];
-        task.dbias[k * s.channels + c] = sums.data[at + LANES];
+        task.dD[w.k * s.channels + c] = w.sums.data[at];
+        task.dbias[w.k * s.channels + c] = w.sums.data[at + LANES];
     }
 }
 

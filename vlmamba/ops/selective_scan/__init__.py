@@ -113,9 +113,7 @@ def _with_directions(name: str, tensor: torch.Tensor, num_paths: int) -> torch.T
 
 def _check(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, initial_state, merge) -> None:
     batch, num_paths, length, channels = x.shape
-    check_floating(
-        _OP, x.device, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, initial_state=initial_state
-    )
+    check_floating(_OP, x.device, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, initial_state=initial_state)
     check_integer(_OP, x.device, paths=paths, seq_idx=seq_idx)
     check_shape(_OP, "A", A, (num_paths, channels, A.shape[-1]))
     check_shape(_OP, "dt", dt, x.shape)

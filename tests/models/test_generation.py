@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cached == recomputed, padded == single, chunks == whole: in float64, token for token."""
+
+import io
+from contextlib import redirect_stdout
+
+import pytest
+import torch
+from transformers import TextStreamer, pipeline
+
+from tests import golden
+from tests.models.tiny import tiny_model, tiny_processor
+from vlmamba import apply_kernels, from_official
+
+NEW = 12
+TOLERANCE = {"rtol": 0, "atol": 1e-9}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+def picture(shade: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(shade)
+    return torch.randint(0, 255, (3, 16 + shade, 20), dtype=torch.uint8, generator=generator)
+
+
+PROMPTS = {
+    "one image": ("<|user|><image> what is this ?<|assistant|>", [1]),
+    "two images": ("<|user|><image> is this left of <image> ?<|assistant|>", [2, 3]),
+    "text only": ("<|user|> how many ?<|assistant|>", []),
+    "two turns": (
+        "<|user|><image> what ?<|assistant|> a dog .</s><|user|> how many things are there ?<|assistant|>",
+        [4],
+    ),
+}
+
+
+def inputs_of(processor, *names: str, side: str = "left") -> dict[str, torch.Tensor]:
+    texts = [PROMPTS[name][0] for name in names]
+    images = [picture(shade) for name in names for shade in PROMPTS[name][1]]
+    batch = processor(images=images or None, text=texts, padding=True, padding_side=side, return_tensors="pt")
+    return {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
+
+
+def generate(model, inputs: dict, **options) -> torch.Tensor:
+    out = model.generate(**inputs, **{"max_new_tokens": NEW, "do_sample": False, **options})
+    return out[:, inputs["input_ids"].shape[1] :]
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_cache_equals_recomputing(model, processor, name):
+    inputs = inputs_of(processor, name)
+    cached = generate(model, inputs)
+    assert cached.shape == (1, NEW) and len(set(cached[0].tolist())) > 2
+    assert torch.equal(cached, generate(model, inputs, use_cache=False))
+    assert torch.equal(generate(model, inputs, num_beams=3), generate(model, inputs, num_beams=3, use_cache=False))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_batch_answers_as_each_item_alone(model, processor, side):
+    together = generate(model, inputs_of(processor, *PROMPTS, side=side))
+    for row, name in enumerate(PROMPTS):
+        assert torch.equal(together[row], generate(model, inputs_of(processor, name))[0]), name
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_told_from_its_token_when_no_mask_is_given(model, processor, side):
+    inputs = inputs_of(processor, *PROMPTS, side=side)
+    expected = generate(model, inputs)
+    inputs.pop("attention_mask")
+    assert torch.equal(generate(model, inputs), expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_logits_equal_single_ones(model, processor, side):
+    batch = inputs_of(processor, *PROMPTS, side=side)
+    logits = model(**batch).logits
+    for row, name in enumerate(PROMPTS):
+        single = model(**inputs_of(processor, name)).logits[0]
+        torch.testing.assert_close(logits[row][batch["attention_mask"][row].bool()], single, **TOLERANCE)
+
+
+@pytest.mark.parametrize("cuts", [(1,), (3, 4), (6, 11), (9,)])
+def test_a_warm_cache_takes_any_number_of_tokens(model, processor, cuts):
+    inputs = inputs_of(processor, "two turns")
+    ids = inputs["input_ids"]
+    whole = model(**inputs, use_cache=True)
+    embeds = model.get_input_embeddings()(ids).masked_scatter(
+        (ids == 4).unsqueeze(-1), torch.cat(model.get_image_features(inputs["pixel_values"]).pooler_output)
+    )
+    cache, parts = None, []
+    for start, stop in zip((0, *cuts), (*cuts, ids.shape[1]), strict=True):
+        out = model(inputs_embeds=embeds[:, start:stop], cache_params=cache, use_cache=True)
+        cache = out.cache_params
+        parts.append(out.logits)
+    torch.testing.assert_close(torch.cat(parts, 1), whole.logits, **TOLERANCE)
+    for mine, theirs in zip(cache.layers, whole.cache_params.layers, strict=True):
+        torch.testing.assert_close(mine.recurrent_states[0], theirs.recurrent_states[0], **TOLERANCE)
+        torch.testing.assert_close(mine.conv_states[0], theirs.conv_states[0], **TOLERANCE)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_second_turn_of_a_padded_batch_continues_the_first(model, processor, side):
+    """Both turns are padded, so padding also stands between a warm state and its next tokens."""
+    first = [torch.tensor([5, 7, 8, 6]), torch.tensor([5, 9, 6])]
+    second = [torch.tensor([10]), torch.tensor([11, 12, 13, 14, 15])]
+
+    def pad(rows):
+        width = max(map(len, rows))
+        ids, mask = torch.full((2, width), 3), torch.zeros(2, width, dtype=torch.long)
+        for i, row in enumerate(rows):
+            place = slice(width - len(row), None) if side == "left" else slice(len(row))
+            ids[i, place], mask[i, place] = row, 1
+        return ids, mask
+
+    (ids1, mask1), (ids2, mask2) = pad(first), pad(second)
+    cache = model(ids1, attention_mask=mask1, use_cache=True).cache_params
+    logits = model(ids2, attention_mask=mask2, cache_params=cache, use_cache=True).logits
+    for row in range(2):
+        alone = model(torch.cat([first[row], second[row]])[None]).logits[0, -len(second[row]) :]
+        torch.testing.assert_close(logits[row][mask2[row].bool()], alone, **TOLERANCE)
+
+
+def test_images_are_encoded_once(model, processor, monkeypatch):
+    calls = []
+    forward = model.model.vision_tower.forward
+    monkeypatch.setattr(model.model.vision_tower, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    generate(model, inputs_of(processor, "two images"), num_beams=3)
+    assert len(calls) == 1
+
+
+def test_a_streamer_prints_the_answer_as_it_comes(model, processor):
+    inputs = inputs_of(processor, "one image")
+    expected = processor.decode(generate(model, inputs)[0], skip_special_tokens=True)
+    with redirect_stdout(io.StringIO()) as printed:
+        generate(
+            model,
+            inputs,
+            streamer=TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True),
+        )
+    assert printed.getvalue().split() == expected.split()
+
+
+def test_sampling_with_a_seed_repeats_itself(model, processor):
+    inputs = inputs_of(processor, "one image")
+    outs = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        outs.append(generate(model, inputs, do_sample=True, num_return_sequences=3))
+    assert torch.equal(*outs) and len({tuple(row.tolist()) for row in outs[0]}) > 1
+
+
+def test_the_pipeline_takes_a_folder(model, processor, tmp_path):
+    from PIL import Image
+
+    model.float().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    model.double()
+    pipe = pipeline("image-text-to-text", model=str(tmp_path))
+    image = Image.new("RGB", (30, 20), (200, 30, 30))
+    chat = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": " what ?"}]}]
+    out = pipe(text=chat, generate_kwargs={"max_new_tokens": 3}, return_full_text=False)
+    assert out[0]["generated_text"]
+    plain = pipe(images=image, text="<|user|><image> what ?<|assistant|>", generate_kwargs={"max_new_tokens": 3})
+    assert plain[0]["generated_text"].endswith(out[0]["generated_text"])
+
+
+def test_the_processor_counts_placeholders(processor):
+    with pytest.raises(ValueError, match=r"the text has 2 <image> placeholder\(s\), but 1 image\(s\) are given"):
+        processor(images=[picture(1)], text="<image> <image>", return_tensors="pt")
+    with pytest.raises(ValueError, match=r"the text has 1 <image> placeholder\(s\), but 0 image\(s\) are given"):
+        processor(text="<image> what", return_tensors="pt")
+    with pytest.raises(ValueError, match=r"the text has 0 <image> placeholder\(s\), but 2 image\(s\) are given"):
+        processor(images=[picture(1), picture(2)], text="what", return_tensors="pt")
+
+
+def test_the_chat_template_puts_images_where_they_stand(processor):
+    messages = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "is "},
+                {"type": "image", "text": None},
+                {"type": "text", "text": " this"},
+            ],
+        },
+        {"role": "assistant", "content": "a dog ."},
+        {"role": "user", "content": "what ?"},
+    ]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert text == "<|user|>is <image> this<|assistant|>a dog .</s><|user|>what ?<|assistant|>"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (10000, 20), (20, 10000), (16, 16), (3, 200)])
+def test_any_image_size_gives_the_same_number_of_tokens(processor, shape):
+    image = torch.randint(0, 255, (3, *shape), dtype=torch.uint8)
+    out = processor(images=image, text="<image>", return_tensors="pt")
+    assert out["pixel_values"].shape == (1, 3, 16, 16) and out["input_ids"].tolist() == [[4] * 4]
+    assert torch.isfinite(out["pixel_values"]).all()
+
+
+def test_nothing_of_an_image_is_cropped_away(processor):
+    image = torch.zeros(3, 16, 32, dtype=torch.uint8)
+    image[:, :, :4] = image[:, :, -4:] = 255
+    pixels = processor.image_processor(image, return_tensors="pt")["pixel_values"][0, 0]
+    assert pixels[8, 0] > 0.9 and pixels[8, -1] > 0.9 and pixels[8, 8] < -0.9
+    assert pixels[0, 0] == pixels[-1, -1] and abs(pixels[0, 0]) < 0.1  # grey padding above and below
+
+
+@pytest.mark.parametrize("name", golden.names("mamba1-lm"))
+def test_the_official_language_model_is_met(name):
+    fixture = golden.load(name)
+    lm = from_official("mamba", fixture.weights, fixture.arguments)
+    ids = fixture.io["input.ids"].long()
+    prefix = fixture.config["prefix_len"]
+    with torch.no_grad():
+        fixture.check(lm(input_ids=ids).logits, "output.logits")
+        out = lm(input_ids=ids[:, :prefix], use_cache=True)
+        fixture.check(out.logits[:, -1:], "decode.prefill_last_logits")
+        for i, layer in enumerate(out.cache_params.layers):
+            fixture.check(layer.conv_states[0], f"decode.prefill.conv_state.{i}")
+            fixture.check(layer.recurrent_states[0], f"decode.prefill.ssm_state.{i}")
+        for step in range(fixture.config["n_steps"]):
+            token = ids[:, prefix + step : prefix + step + 1]
+            out = lm(input_ids=token, cache_params=out.cache_params, use_cache=True)
+            fixture.check(out.logits[:, -1:], f"decode.step{step}_logits")
+        fixture.check(out.cache_params.layers[0].recurrent_states[0], "decode.final.ssm_state.0")
+        greedy = lm.generate(ids[:, :prefix], attention_mask=torch.ones_like(ids[:, :prefix]), max_new_tokens=12)
+    expected = fixture.io["decode.greedy12_from_prefix"]
+    assert torch.equal(greedy[:, -12:], expected[:, -12:].long())
+
+
+def test_a_stock_model_answers_the_same_on_our_kernel():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    stock = MambaForCausalLM(MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2)).double().eval()
+    ids = torch.randint(0, 40, (2, 15))
+    expected = stock(ids).logits
+    torch.testing.assert_close(apply_kernels(stock)(ids).logits, expected, rtol=1e-6, atol=1e-6)

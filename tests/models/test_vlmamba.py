@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VLM as a model: parts, training, saving; generation stands in test_generation.py."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, SiglipVisionConfig
+
+from tests.models.tiny import tiny_config, tiny_model, tiny_processor
+from vlmamba import VLMambaForConditionalGeneration, VLMambaModel, VLMambaProcessor
+from vlmamba.data import ChatCollator, answer_labels
+from vlmamba.layers.mamba import MambaMixer
+
+IDS = torch.tensor([[5, 4, 4, 4, 4, 7, 8, 9, 6, 10, 11]])
+PIXELS = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scan", ["bidirectional", "cross_scan"])
+@pytest.mark.parametrize("projector", ["mlp", "vss_mlp", "vss_l2"])
+def test_every_connector_trains_every_parameter(projector, scan):
+    model = tiny_model(projector=projector, scan=scan).train()
+    loss = model(input_ids=IDS, pixel_values=PIXELS, labels=IDS).loss
+    loss.backward()
+    without = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    # the class token's own position never reaches the patches' loss path only if the scan ignored it
+    assert not without
+
+
+def test_own_parameters_for_every_direction_of_the_connector():
+    shared = tiny_model().num_parameters()
+    config = {"projector_type": "vss_l2", "scan": "cross_scan", "state_size": 4, "shared_directions": False}
+    assert tiny_model(projector_config=config).num_parameters() > shared
+
+
+def test_a_vision_model_of_transformers_serves_as_encoder():
+    vision = SiglipVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+    )
+    model = tiny_model(vision_config=vision)
+    assert model.config.image_seq_length == 4
+    assert torch.isfinite(model(input_ids=IDS, pixel_values=PIXELS).logits).all()
+
+
+def test_an_inner_layer_can_be_read():
+    outer, inner = tiny_model(), tiny_model(vision_feature_layer=-2)
+    a, b = (m.get_image_features(PIXELS).pooler_output[0] for m in (outer, inner))
+    assert a.shape == b.shape == (4, 24) and not torch.allclose(a, b)
+
+
+def test_the_language_model_runs_on_our_mixer():
+    mixers = [m for m in tiny_model().modules() if type(m).__name__ == "MambaMixer"]
+    assert len(mixers) == 3 and all(type(m) is MambaMixer for m in mixers)
+
+
+def test_every_projection_is_called_as_a_module():
+    model, seen = tiny_model(), set()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda *_, name=name: seen.add(name))
+    model(input_ids=IDS, pixel_values=PIXELS)
+    linears = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert seen == linears
+
+
+def test_save_and_load_round_trip(tmp_path):
+    model, processor = tiny_model(), tiny_processor()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float64)
+    assert isinstance(again, VLMambaForConditionalGeneration)
+    assert torch.equal(model(IDS, PIXELS).logits, again(IDS, PIXELS).logits)
+    assert again.lm_head.weight is again.get_input_embeddings().weight
+    headless = AutoModel.from_pretrained(tmp_path, dtype=torch.float64)
+    assert isinstance(headless, VLMambaModel)
+    assert torch.equal(headless(IDS, PIXELS).last_hidden_state, model.model(IDS, PIXELS).last_hidden_state)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert config.to_dict() == AutoConfig.from_pretrained(tmp_path).to_dict()
+    assert config.projector_config.scan == "cross_scan" and config.vision_config.model_type == "vim"
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(loaded, VLMambaProcessor) and loaded.num_image_tokens == 4
+    text = "<|user|><image> what is this ?<|assistant|>"
+    image = torch.randint(0, 255, (3, 20, 9), dtype=torch.uint8)
+    for key, value in processor(images=image, text=text, return_tensors="pt").items():
+        assert torch.equal(value, loaded(images=image, text=text, return_tensors="pt")[key]), key
+
+
+def test_more_or_fewer_placeholders_than_features_names_both_numbers():
+    model = tiny_model()
+    with pytest.raises(ValueError, match=r"3 image placeholder tokens, but the images give 4 features"):
+        model(input_ids=IDS[:, 2:], pixel_values=PIXELS)
+    with pytest.raises(ValueError, match=r"4 image placeholder tokens, but the images give 8 features"):
+        model(input_ids=IDS, pixel_values=PIXELS.repeat(2, 1, 1, 1))
+    with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
+        model()
+
+
+def test_embeddings_take_the_place_of_ids():
+    model = tiny_model()
+    embeds = model.get_input_embeddings()(IDS)
+    expected = model(input_ids=IDS, pixel_values=PIXELS).logits
+    torch.testing.assert_close(model(inputs_embeds=embeds, pixel_values=PIXELS).logits, expected)
+    encoded = {"image": model.get_image_features(PIXELS)}
+    torch.testing.assert_close(model(input_ids=IDS, mm_encoder_outputs=encoded).logits, expected)
+
+
+def test_logits_to_keep():
+    model = tiny_model()
+    logits = model(IDS, PIXELS).logits
+    torch.testing.assert_close(model(IDS, PIXELS, logits_to_keep=2).logits, logits[:, -2:])
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    model = tiny_model().train()
+    model(IDS, PIXELS, labels=IDS, use_cache=False).loss.backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    model.gradient_checkpointing_enable()
+    model(IDS, PIXELS, labels=IDS, use_cache=False).loss.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])
+
+
+def test_labels_cover_the_answers_and_their_ends():
+    ids = torch.tensor([[5, 7, 6, 8, 9, 2, 5, 10, 6, 11, 2, 3]])
+    labels = answer_labels(ids, start=6, end=2)
+    assert labels.tolist() == [[-100, -100, -100, 8, 9, 2, -100, -100, -100, 11, 2, -100]]
+
+
+def test_the_collator_makes_a_batch_that_a_tiny_model_overfits():
+    processor = tiny_processor()
+    examples = []
+    for shade, word in ((0, "dog"), (255, "cat")):
+        image = torch.full((3, 16, 16), shade, dtype=torch.uint8)
+        question = {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": " what is this ?"}],
+        }
+        answer = {"role": "assistant", "content": [{"type": "text", "text": f" a {word} ."}]}
+        examples.append({"messages": [question, answer], "images": [image]})
+    batch = ChatCollator(processor)(examples)
+    assert (batch["labels"] >= 0).sum(1).tolist() == [4, 4]
+    model = VLMambaForConditionalGeneration(tiny_config()).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+    prompt = processor.apply_chat_template([e["messages"][:1] for e in examples], add_generation_prompt=True)
+    inputs = processor(images=[e["images"][0] for e in examples], text=prompt, padding=True, return_tensors="pt")
+    out = model.eval().generate(**inputs, max_new_tokens=6)
+    answers = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert ["dog" in answers[0], "cat" in answers[1]] == [True, True]

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VLM of a few thousand random parameters, with a real tokenizer and processor, in float64."""
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from vlmamba import VLMambaConfig, VLMambaForConditionalGeneration, VLMambaImageProcessor, VLMambaProcessor
+
+SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>", "<|user|>", "<|assistant|>"]
+WORDS = [
+    "what",
+    "is",
+    "this",
+    "a",
+    "dog",
+    "cat",
+    "how",
+    "many",
+    "things",
+    "are",
+    "there",
+    "left",
+    "of",
+    "?",
+    ".",
+]
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Words of a small vocabulary."""
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens=SPECIAL[4:],
+        padding_side="left",
+    )
+
+
+def tiny_config(projector: str = "vss_l2", scan: str = "cross_scan", **changes) -> VLMambaConfig:
+    """Images of 16 pixels are 4 tokens."""
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+    vision = {
+        "model_type": "vim",
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "image_size": 16,
+        "patch_size": 8,
+    }
+    text = {
+        "model_type": "mamba",
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "vocab_size": len(SPECIAL + WORDS),
+    }
+    parts = {
+        "vision_config": {**vision, "state_size": 4},
+        "projector_config": {"projector_type": projector, "scan": scan, "state_size": 4},
+        "text_config": {**text, "state_size": 4, "initializer_range": 0.5, **tokens},
+    }
+    return VLMambaConfig(**{**parts, "image_token_id": 4, **tokens, **changes})
+
+
+def tiny_model(**options) -> VLMambaForConditionalGeneration:
+    """In evaluation mode; weights large enough that answers differ."""
+    torch.manual_seed(1)
+    model = VLMambaForConditionalGeneration(tiny_config(**options)).double().eval()
+    # greedy decoding of a random model should not stop at once
+    model.generation_config.suppress_tokens = [0, 1, 2, 3, 4, 5, 6]
+    return model
+
+
+def tiny_processor() -> VLMambaProcessor:
+    """For images of 16 pixels."""
+    return VLMambaProcessor(
+        image_processor=VLMambaImageProcessor(size={"height": 16, "width": 16}),
+        tokenizer=tiny_tokenizer(),
+        num_image_tokens=4,
+    )
