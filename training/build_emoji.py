@@ -139,7 +139,7 @@ def main() -> None:
     """Read the command line and build."""
     kind = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
-    parser.add_argument("--out", type=Path, default=Path("data/emoji"), help="folder to write (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/emoji"), help="folder to write (default: %(default)s)")
     cache = Path.home() / ".cache" / "vlmamba-emoji"
     parser.add_argument("--cache", type=Path, default=cache, help="where packages are kept (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2024, help="of the fixed test scenes (default: %(default)s)")

@@ -21,7 +21,7 @@ _PUBLIC = {
         "VLMambaProcessor",
         "VLMambaProjectorConfig",
     ],
-    "vlmamba.scans": ["get_scan", "list_scans", "register_scan"],
+    "vlmamba.scans": ["Scan", "get_scan", "list_scans", "register_scan"],
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
