@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vlmamba.assets import bundled_model
-from vlmamba.data.images import load_image
+from vlmamba.data import load_image
 
 
 def main(path: str, question: str) -> None:

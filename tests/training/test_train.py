@@ -53,7 +53,13 @@ def trained(tmp_path_factory) -> Path:
             train_encoder,
             {
                 "output_dir": out["encoder"],
-                "model": {"hidden_size": 16, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8, "state_size": 4},
+                "model": {
+                    "hidden_size": 16,
+                    "num_hidden_layers": 2,
+                    "image_size": 32,
+                    "patch_size": 8,
+                    "state_size": 4,
+                },
                 "data": data,
                 "training": {"output_dir": out["encoder"], **STEPS, "max_steps": 3},
             },

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collators that turn examples into model inputs."""
+"""Pictures from disk, and collators that turn examples into model inputs."""
 
 from vlmamba.data.collators import ChatCollator, answer_labels
+from vlmamba.data.images import ImageError, load_image
 
-__all__ = ["ChatCollator", "answer_labels"]
+__all__ = ["ChatCollator", "ImageError", "answer_labels", "load_image"]

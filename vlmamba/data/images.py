@@ -83,7 +83,7 @@ def _read(file: BinaryIO, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         problem = _bomb_problem(error)
     except UnidentifiedImageError:
-        problem = "the file is empty" if _is_empty(file) else "it is not an image of a known format, or damaged"
+        problem = "the file is empty" if _is_empty(file) else "it is not an image, or a damaged one"
     # decoders raise almost anything on broken data: OSError, SyntaxError, EOFError, struct.error, ...
     except Exception as error:
         problem = f"the file is truncated or damaged ({error})"

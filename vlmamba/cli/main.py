@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `vlmamba` command itself: its options and the list of its subcommands."""
+
+from typing import Annotated
+
+import typer
+
+import vlmamba
+from vlmamba.cli.ask import HELP as ASK_HELP
+from vlmamba.cli.ask import AskCommand, ask
+from vlmamba.cli.chat import HELP as CHAT_HELP
+from vlmamba.cli.chat import chat
+from vlmamba.cli.env import env
+from vlmamba.cli.errors import OneLineErrors
+
+HELP = """Vision Mamba: ask a model about pictures, on any machine.
+
+[bold]Examples[/]
+  [green]vlmamba ask photo.png "What is this?"[/]    one answer
+  [green]vlmamba chat photo.png[/]                   a conversation
+  [green]vlmamba env[/]                              versions, devices and kernels
+
+Without [cyan]--model[/] the small model inside the package answers. Nothing is downloaded.
+"""
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    help=HELP,
+    rich_markup_mode="rich",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(cls=AskCommand, help=ASK_HELP)(ask)
+app.command(help=CHAT_HELP)(chat)
+app.command()(env)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vlmamba {vlmamba.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave."),
+    ] = False,
+) -> None:
+    """Without a subcommand: show the help."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+if __name__ == "__main__":
+    app()

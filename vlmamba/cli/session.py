@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loaded model that answers chat messages."""
+
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import TextStreamer
+from transformers.utils import logging
+
+from vlmamba.cli.devices import find_backend, find_device, find_dtype
+from vlmamba.cli.errors import CommandError
+from vlmamba.cli.folder import find_model
+from vlmamba.cli.terminal import status
+from vlmamba.models.vlmamba import VLMambaConfig, VLMambaForConditionalGeneration, VLMambaProcessor
+
+LONGEST_REASON = 300
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said.
+
+    Attributes:
+        text: without special tokens and surrounding blanks.
+        tokens: number of tokens it took.
+        seconds: from the prepared images to the last token.
+    """
+
+    text: str
+    tokens: int
+    seconds: float
+
+
+class Session:
+    """A model and its processor, ready to answer.
+
+    Args:
+        model: on its device, in its dtype.
+        processor: of the same folder.
+        folder: where they come from.
+
+    Example:
+        >>> session = Session.load(bundled_model())
+        >>> session.answer([{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]).text
+    """
+
+    def __init__(self, model: VLMambaForConditionalGeneration, processor: VLMambaProcessor, folder: Path):
+        self.model = model
+        self.processor = processor
+        self.folder = folder
+        self.backend = find_backend(model.device, model.dtype)
+
+    @classmethod
+    def load(cls, folder: Path | None, device: str = "auto", dtype: str = "auto") -> "Session":
+        """Load a folder once; nothing is ever downloaded.
+
+        Args:
+            folder: of a VLMamba model; None for the bundled one.
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+            dtype: "auto" or "float32", "bfloat16" or "float16".
+
+        Raises:
+            CommandError: an argument is wrong, or the machine lacks the device.
+        """
+        place = find_device(device)
+        number = find_dtype(dtype, place)
+        find_backend(place, torch.float32)
+        folder = find_model(folder)
+        with quiet(), status("loading the model"):
+            with _reasons(folder, "config and weights"):
+                model, found = VLMambaForConditionalGeneration.from_pretrained(
+                    folder,
+                    dtype=number,
+                    local_files_only=True,
+                    # checked below, to say it in one line
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
+                _check_weights(found)
+            with _reasons(folder, "the processor files"):
+                processor = VLMambaProcessor.from_pretrained(folder, local_files_only=True)
+                _check_fit(model.config, processor)
+            return cls(model.to(place).eval(), processor, folder)
+
+    def answer(
+        self, messages: list[dict], max_new_tokens: int = 64, write: Callable[[str], None] | None = None
+    ) -> Answer:
+        """Answer the last of some chat messages, greedily.
+
+        Args:
+            messages: `{"role", "content"}` with lists of `{"type": "image", "image": image}` and
+                `{"type": "text", "text": text}` as content.
+            max_new_tokens: longest answer.
+            write: is given the answer piece by piece.
+        """
+        with quiet():
+            inputs = self._inputs(messages)
+            streamer = AnswerStreamer(self.processor.tokenizer, write) if write else None
+            start = time.perf_counter()
+            tokens = self.model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=self.processor.tokenizer.eos_token_id,
+                pad_token_id=self.processor.tokenizer.pad_token_id,
+                streamer=streamer,
+            )[0, inputs["input_ids"].shape[1] :].tolist()
+            seconds = time.perf_counter() - start
+        text = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        return Answer(text, len(tokens), seconds)
+
+    def _inputs(self, messages: list[dict]) -> dict[str, torch.Tensor]:
+        parts = [part for message in messages for part in message["content"]]
+        images = [part["image"] for part in parts if part["type"] == "image"]
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        inputs = self.processor(images=images or None, text=text, return_tensors="pt")
+        return inputs.to(self.model.device, self.model.dtype)
+
+
+class AnswerStreamer(TextStreamer):
+    """Passes an answer on word by word, without the blanks around it.
+
+    Args:
+        tokenizer: decodes the tokens.
+        write: is given every new piece of text.
+    """
+
+    def __init__(self, tokenizer: object, write: Callable[[str], None]):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.write = write
+        self.started = False
+        self.blanks = ""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Blanks wait until a word follows them."""
+        text = self.blanks + text if self.started else text.lstrip()
+        words = text.rstrip()
+        self.blanks = text[len(words) :]
+        if words:
+            self.started = True
+            self.write(words)
+
+
+@contextmanager
+def _reasons(folder: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    # what is wrong in a folder comes as almost any error
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        reason = textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...")
+        raise CommandError(f"--model '{folder}': {what} cannot be loaded: {reason}") from error
+
+
+def _check_weights(found: dict) -> None:
+    """Missing tensors would be left random with a warning."""
+    if missing := found["missing_keys"]:
+        raise ValueError(f"the weights lack {len(missing)} of the model's tensors, e.g. {min(missing)}")
+    if mismatched := found["mismatched_keys"]:
+        name, saved, expected = min(mismatched)
+        raise ValueError(f"{name} has shape {list(saved)} in the weights, {list(expected)} by config.json")
+
+
+def _check_fit(config: VLMambaConfig, processor: VLMambaProcessor) -> None:
+    """What would otherwise fail at the first question."""
+    if processor.num_image_tokens != config.image_seq_length:
+        raise ValueError(
+            f"the processor writes {processor.num_image_tokens} tokens per image, the model reads "
+            f"{config.image_seq_length}"
+        )
+    if processor.image_token_id != config.image_token_id:
+        raise ValueError(f"<image> is token {processor.image_token_id}, the model expects {config.image_token_id}")
+    if len(processor.tokenizer) > config.text_config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(processor.tokenizer)} tokens, the model {config.text_config.vocab_size}"
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings and no progress bars of libraries: the command's own lines are the only ones."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
