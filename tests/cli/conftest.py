@@ -6,33 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
+from tests.models.tiny import tiny_tokenizer
 from vlmamba import VLMambaConfig, VLMambaForConditionalGeneration, VLMambaImageProcessor, VLMambaProcessor
 from vlmamba.data import ChatCollator
 
-SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>", "<|user|>", "<|assistant|>"]
 WORDS = ["the", "picture", "is", "red", "blue", "black", "what", "colour", "?", "and", "hello"]
 COLOURS = ["red", "blue"]
 QUESTION = "what colour is the picture ?"
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word."""
-    vocabulary = {token: index for index, token in enumerate(SPECIAL + WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        padding_side="left",
-        extra_special_tokens=SPECIAL[4:],
-    )
 
 
 def tiny_config(vocab_size: int) -> VLMambaConfig:
@@ -81,7 +62,7 @@ def model_folder(tmp_path_factory) -> Path:
     """A whole model folder; tests that damage it work on a copy."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(WORDS)
     config = tiny_config(len(tokenizer))
     image_processor = VLMambaImageProcessor(size={"height": 32, "width": 32})
     processor = VLMambaProcessor(image_processor, tokenizer, num_image_tokens=config.image_seq_length)

@@ -2,7 +2,7 @@
 """A VLM of a few thousand random parameters, with a real tokenizer and processor, in float64."""
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from vlmamba import VLMambaConfig, VLMambaForConditionalGeneration, VLMambaImageProcessor, VLMambaProcessor
@@ -27,10 +27,12 @@ WORDS = [
 ]
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Words of a small vocabulary."""
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="<unk>"))
+def tiny_tokenizer(words: list[str] = WORDS) -> PreTrainedTokenizerFast:
+    """One token a word."""
+    vocabulary = {word: index for index, word in enumerate(SPECIAL + words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="<unk>",
