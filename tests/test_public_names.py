@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import importlib
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 
 import vlmamba
 

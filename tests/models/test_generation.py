@@ -6,11 +6,12 @@ from contextlib import redirect_stdout
 
 import pytest
 import torch
-from transformers import TextStreamer, pipeline
+import transformers
+from transformers import GenerationConfig, MambaConfig, TextStreamer, pipeline
 
 from tests import golden
 from tests.models.tiny import tiny_model, tiny_processor
-from vlmamba import apply_kernels, from_official
+from vlmamba import MambaForCausalLM, apply_kernels, from_official
 
 NEW = 12
 TOLERANCE = {"rtol": 0, "atol": 1e-9}
@@ -181,6 +182,33 @@ def test_the_processor_counts_placeholders(processor):
         processor(images=[picture(1), picture(2)], text="what", return_tensors="pt")
 
 
+def test_images_of_another_row_are_not_taken(processor):
+    one, two = picture(1), picture(2)
+    with pytest.raises(ValueError, match=r"text 0 has 2 <image> placeholder\(s\), but 1 image\(s\) are given"):
+        processor(images=[[one], [two, two]], text=["<image> <image>", "<image>"], return_tensors="pt")
+    out = processor(images=[[one], [two, two]], text=["<image>", "<image><image>"], padding=True, return_tensors="pt")
+    assert out["pixel_values"].shape[0] == 3
+
+
+def test_a_tokenizer_without_the_image_token_is_refused(processor):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from vlmamba import VLMambaProcessor
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>")))
+    with pytest.raises(ValueError, match="tokenizer: it has no token <image>"):
+        VLMambaProcessor(image_processor=processor.image_processor, tokenizer=bare)
+
+
+def test_a_generation_config_may_come_second_and_lack_tokens(model, processor):
+    inputs = inputs_of(processor, *PROMPTS, side="right")
+    expected = generate(model, inputs)
+    config = GenerationConfig(max_new_tokens=NEW, do_sample=False, suppress_tokens=[0, 1, 2, 3, 4, 5, 6])
+    out = model.generate(inputs["input_ids"], config, pixel_values=inputs["pixel_values"])
+    assert torch.equal(out[:, inputs["input_ids"].shape[1] :], expected)
+
+
 def test_the_chat_template_puts_images_where_they_stand(processor):
     messages = [
         {
@@ -238,10 +266,27 @@ def test_the_official_language_model_is_met(name):
 
 
 def test_a_stock_model_answers_the_same_on_our_kernel():
-    from transformers import MambaConfig, MambaForCausalLM
-
     torch.manual_seed(0)
-    stock = MambaForCausalLM(MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2)).double().eval()
+    stock = transformers.MambaForCausalLM(MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2)).eval()
     ids = torch.randint(0, 40, (2, 15))
     expected = stock(ids).logits
-    torch.testing.assert_close(apply_kernels(stock)(ids).logits, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(apply_kernels(stock)(ids).logits, expected)
+    assert apply_kernels(stock) is stock
+    with pytest.raises(ValueError, match="Linear has no mixer of a supported family"):
+        apply_kernels(torch.nn.Linear(2, 2))
+
+
+def test_the_language_model_keeps_our_mixer_when_reloaded(tmp_path):
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, pad_token_id=3, eos_token_id=2)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    lm = MambaForCausalLM.from_pretrained(tmp_path).double().eval()
+    ids = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 3, 3, 3]])
+    together = lm.generate(ids, max_new_tokens=6, do_sample=False)[:, 5:]
+    for row, length in enumerate((5, 2)):
+        alone = lm.generate(ids[row : row + 1, :length], max_new_tokens=6, do_sample=False)[:, length:]
+        assert torch.equal(together[row], alone[0])
+    whole = lm(ids[:1])
+    first = lm(ids[:1, :2], use_cache=True)
+    second = lm(ids[:1, 2:], cache_params=first.cache_params, use_cache=True)
+    torch.testing.assert_close(second.logits, whole.logits[:, 2:])

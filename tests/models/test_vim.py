@@ -81,6 +81,32 @@ def test_unsupported_arguments_and_foreign_keys_are_errors():
         from_official("resnet", {}, {})
 
 
+def test_missing_keys_are_listed_for_every_kind_of_model():
+    small = {"img_size": 32, "patch_size": 8, "stride": 8, "depth": 1, "embed_dim": 16}
+    for options in ({"use_double_cls_token": True}, {"bimamba_type": "v1"}):
+        with pytest.raises(ValueError, match=r"missing .*embeddings\.class_tokens; missing"):
+            from_official("vim", {}, {**small, **options})
+    with pytest.raises(ValueError, match="final_pool_type is 'avg', expected one of none, mean, max, all"):
+        from_official("vim", {}, {"final_pool_type": "avg"})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"patch_size": 0}, "patch_size is 0"),
+        ({"hidden_size": -1}, "hidden_size is -1"),
+        ({"image_size": [32]}, r"image_size is \[32\]"),
+        ({"image_size": 4}, "image_size is 4, expected at least patch_size 8"),
+        ({"time_step_rank": "foo"}, "time_step_rank is 'foo'"),
+        ({"scan": "nope"}, "unknown scan 'nope'"),
+    ],
+    ids=str,
+)
+def test_sizes_that_cannot_be_are_errors_at_construction(change, words):
+    with pytest.raises(Exception, match=words):
+        tiny(**change)
+
+
 @pytest.mark.parametrize("class_token", ["middle", "first", "both", "none"])
 def test_save_and_load_round_trip(tmp_path, class_token):
     model = VimForImageClassification(tiny(class_token=class_token, layer_scale_init_value=0.1)).eval()

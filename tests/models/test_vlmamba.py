@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The VLM as a model: parts, training, saving; generation stands in test_generation.py."""
 
+import pickle
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, SiglipVisionConfig
@@ -20,9 +22,7 @@ def test_every_connector_trains_every_parameter(projector, scan):
     model = tiny_model(projector=projector, scan=scan).train()
     loss = model(input_ids=IDS, pixel_values=PIXELS, labels=IDS).loss
     loss.backward()
-    without = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
-    # the class token's own position never reaches the patches' loss path only if the scan ignored it
-    assert not without
+    assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
 
 
 def test_own_parameters_for_every_direction_of_the_connector():
@@ -67,18 +67,23 @@ def test_every_projection_is_called_as_a_module():
 
 
 def test_save_and_load_round_trip(tmp_path):
-    model, processor = tiny_model(), tiny_processor()
+    model, processor = tiny_model().float(), tiny_processor()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    again = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float64)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32)
     assert isinstance(again, VLMambaForConditionalGeneration)
-    assert torch.equal(model(IDS, PIXELS).logits, again(IDS, PIXELS).logits)
+    pixels = PIXELS.float()
+    assert torch.equal(model(IDS, pixels).logits, again(IDS, pixels).logits)
     assert again.lm_head.weight is again.get_input_embeddings().weight
-    headless = AutoModel.from_pretrained(tmp_path, dtype=torch.float64)
+    headless = AutoModel.from_pretrained(tmp_path, dtype=torch.float32)
     assert isinstance(headless, VLMambaModel)
-    assert torch.equal(headless(IDS, PIXELS).last_hidden_state, model.model(IDS, PIXELS).last_hidden_state)
+    assert torch.equal(
+        headless(IDS, PIXELS.float()).last_hidden_state, model.model(IDS, PIXELS.float()).last_hidden_state
+    )
     config = AutoConfig.from_pretrained(tmp_path)
-    assert config.to_dict() == AutoConfig.from_pretrained(tmp_path).to_dict()
+    saved, kept = config.to_dict(), model.config.to_dict()
+    assert all(saved[part] == kept[part] for part in ("projector_config", "image_token_id", "tie_word_embeddings"))
+    assert saved["vision_config"]["state_size"] == 4 and saved["text_config"]["hidden_size"] == 24
     assert config.projector_config.scan == "cross_scan" and config.vision_config.model_type == "vim"
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert isinstance(loaded, VLMambaProcessor) and loaded.num_image_tokens == 4
@@ -94,8 +99,76 @@ def test_more_or_fewer_placeholders_than_features_names_both_numbers():
         model(input_ids=IDS[:, 2:], pixel_values=PIXELS)
     with pytest.raises(ValueError, match=r"4 image placeholder tokens, but the images give 8 features"):
         model(input_ids=IDS, pixel_values=PIXELS.repeat(2, 1, 1, 1))
+    with pytest.raises(ValueError, match=r"4 image placeholder tokens, but the images give 0 features"):
+        model(input_ids=IDS)
     with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
         model()
+    with pytest.raises(ValueError, match="pass the states as cache_params"):
+        model(input_ids=IDS, pixel_values=PIXELS, past_key_values=object())
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 5\), expected \(1, at least 11\)"):
+        model(input_ids=IDS, pixel_values=PIXELS, attention_mask=torch.ones(1, 5))
+
+
+def test_a_larger_image_gives_more_features():
+    model = tiny_model()
+    ids = torch.tensor([[5, *[4] * 16, 7, 6]])
+    large = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    assert model.get_image_features(large).pooler_output[0].shape == (16, 24)
+    assert torch.isfinite(model(input_ids=ids, pixel_values=large).logits).all()
+    with pytest.raises(ValueError, match="4 image placeholder tokens, but the images give 16 features"):
+        model(input_ids=IDS, pixel_values=large)
+
+
+def test_parts_that_do_not_fit_are_named():
+    with pytest.raises(Exception, match="a resnet config has no hidden_size, image_size, patch_size"):
+        tiny_config(vision_config={"model_type": "resnet"})
+    with pytest.raises(ValueError, match=r"LlamaModel has no mixer of a supported family \(mamba\)"):
+        llama = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+        tiny_model(text_config={**llama, "num_key_value_heads": 2, "vocab_size": 30})
+    with pytest.raises(Exception, match="unknown scan 'nope'"):
+        tiny_config(scan="nope")
+
+
+def test_head_and_embeddings_can_be_apart(tmp_path):
+    model = tiny_model(tie_word_embeddings=False)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float64)
+    assert again.lm_head.weight is not again.get_input_embeddings().weight
+    assert torch.equal(model(IDS, PIXELS).logits, again(IDS, PIXELS).logits)
+
+
+def test_a_float64_encoder_computes_in_float64():
+    # transformers' own norms and residuals narrow the language model to float32
+    model = tiny_model()
+    before = model.get_image_features(PIXELS).pooler_output[0]
+    assert model(IDS, PIXELS).logits.dtype == torch.float64
+    with torch.no_grad():
+        model.model.vision_tower.layers[0].mixer.directions[0].A_log[0, 0] += 1e-11
+    assert not torch.equal(model.get_image_features(PIXELS).pooler_output[0], before)
+
+
+def test_training_after_inference_mode():
+    model = tiny_model().float()
+    with torch.inference_mode():
+        model(IDS, PIXELS.float())
+    model.train()(IDS, PIXELS.float(), labels=IDS).loss.backward()
+
+
+def test_a_model_can_be_pickled():
+    model = tiny_model()
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(model(IDS, PIXELS).logits, again(IDS, PIXELS).logits)
+
+
+def test_weights_can_stay_on_disk(tmp_path):
+    tiny_model().float().save_pretrained(tmp_path / "model")
+    places = {"model.vision_tower": "disk", "model.multi_modal_projector": "disk", "model.language_model": "cpu"}
+    offloaded = VLMambaForConditionalGeneration.from_pretrained(
+        tmp_path / "model", device_map={**places, "lm_head": "cpu"}, offload_folder=tmp_path / "off"
+    )
+    whole = VLMambaForConditionalGeneration.from_pretrained(tmp_path / "model")
+    pixels = PIXELS.float()
+    torch.testing.assert_close(offloaded(IDS, pixels).logits, whole(IDS, pixels).logits)
 
 
 def test_embeddings_take_the_place_of_ids():
@@ -128,6 +201,14 @@ def test_labels_cover_the_answers_and_their_ends():
     ids = torch.tensor([[5, 7, 6, 8, 9, 2, 5, 10, 6, 11, 2, 3]])
     labels = answer_labels(ids, start=6, end=2)
     assert labels.tolist() == [[-100, -100, -100, 8, 9, 2, -100, -100, -100, 11, 2, -100]]
+    # an end in a question takes nothing from the answer
+    assert answer_labels(torch.tensor([[5, 2, 7, 6, 8, 2]]), start=6, end=2).tolist() == [[-100] * 4 + [8, 2]]
+
+
+def test_the_collator_takes_examples_without_images():
+    message = [{"role": "user", "content": "what ?"}, {"role": "assistant", "content": "a dog ."}]
+    batch = ChatCollator(tiny_processor())([{"messages": message}, {"messages": message, "images": None}])
+    assert "pixel_values" not in batch and batch["input_ids"].shape[0] == 2
 
 
 def test_the_collator_makes_a_batch_that_a_tiny_model_overfits():

@@ -62,6 +62,8 @@ def test_steps_equal_the_whole():
     ("change", "words"),
     [
         ({"weight": torch.zeros(4)}, "weight has shape"),
+        ({"weight": [1.0]}, "weight is a list"),
+        ({"x": torch.tensor(1.0)}, "x has shape"),
         ({"x": torch.zeros(2, 2, 9, 4)}, "x has shape"),
         ({"bias": torch.zeros(5)}, "bias has shape"),
         ({"initial_state": torch.zeros(2, 2, 5, 4)}, "initial_state has shape"),
@@ -81,3 +83,11 @@ def test_arguments_are_not_changed():
     causal_conv1d(**inputs)
     for name, value in inputs.items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_costs_one_rounding(dtype):
+    inputs = {n: v.to(dtype) for n, v in tensors(30).items()}
+    exact = causal_conv1d(**{n: v.double() for n, v in inputs.items()}, activation="silu")
+    ours = causal_conv1d(**inputs, activation="silu")
+    assert ours.dtype == dtype and torch.equal(ours, exact.float().to(dtype))

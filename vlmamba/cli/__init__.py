@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `vlmamba` command: one file per subcommand, nothing heavy imported before a subcommand runs."""
+"""The `vlmamba` command: one file per subcommand."""

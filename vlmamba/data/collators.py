@@ -12,10 +12,15 @@ IGNORE = -100
 
 def answer_labels(input_ids: torch.Tensor, start: int, end: int) -> torch.Tensor:
     """`[B, L]` token ids -> labels: the tokens after every `start` up to and with the next `end`, else -100."""
-    opened = (input_ids == start).cumsum(1)
-    closed = (input_ids == end).cumsum(1)
-    # an `end` closes after itself
-    inside = (opened > closed - (input_ids == end).long()) & (input_ids != start)
+    position = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+
+    def last(token: int) -> torch.Tensor:
+        """Where `token` stood last, up to here; -1 before the first."""
+        return position.masked_fill(input_ids != token, -1).cummax(1).values
+
+    # an `end` still belongs to what it ends
+    ended = torch.nn.functional.pad(last(end)[:, :-1], (1, 0), value=-1)
+    inside = (last(start) > ended) & (input_ids != start)
     return torch.where(inside, input_ids, IGNORE)
 
 
@@ -25,8 +30,9 @@ class ChatCollator:
     Args:
         processor: a `VLMambaProcessor`.
 
-    Each example is `{"messages": [{"role", "content"}, ...], "images": [image, ...]}`, as trl and the chat template
-    take it. A call returns `input_ids`, `attention_mask`, `pixel_values` and `labels` (-100 outside the answers).
+    Each example is `{"messages": [{"role", "content"}, ...], "images": [image, ...]}`, as trl and the chat template take
+    it; `images` may be absent. A call returns `input_ids`, `attention_mask`, `pixel_values` and `labels` (-100 outside
+    of the answers).
     """
 
     def __init__(self, processor: ProcessorMixin):
@@ -36,7 +42,8 @@ class ChatCollator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> BatchFeature:
         texts = [self.processor.apply_chat_template(example["messages"]) for example in examples]
-        images = [image for example in examples for image in example["images"]]
+        # datasets fills an absent column in with None
+        images = [image for example in examples for image in example.get("images") or []]
         batch = self.processor(
             images=images or None, text=texts, padding=True, padding_side="right", return_tensors="pt"
         )

@@ -31,10 +31,10 @@ class VisionSelectiveScan(nn.Module):
         expand: int = 2,
     ):
         super().__init__()
-        self.scan = get_scan(scan)
+        self.scan = scan
         self.mixer = VisionMixer(
             hidden_size,
-            self.scan.num_paths,
+            get_scan(scan).num_paths,
             state_size=state_size,
             conv_kernel=conv_kernel,
             expand=expand,
@@ -44,7 +44,7 @@ class VisionSelectiveScan(nn.Module):
 
     def forward(self, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """`[B, h * w, hidden_size]` patches of a `grid` = (h, w) -> the same shape."""
-        return self.mixer(features, self.scan.paths(*grid, device=features.device))
+        return self.mixer(features, get_scan(self.scan).paths(*grid, device=features.device))
 
 
 class MLPConnector(nn.Module):

@@ -12,6 +12,7 @@ from transformers.integrations.accelerate import force_accelerate_hooks
 from transformers.models.mamba import modeling_mamba
 
 from vlmamba.ops import causal_conv1d, causal_conv1d_update, selective_scan, selective_state_update
+from vlmamba.ops.numerics import widened
 
 
 class MambaMixer(modeling_mamba.MambaMixer):
@@ -76,7 +77,7 @@ class MambaMixer(modeling_mamba.MambaMixer):
         y, state = selective_scan(
             x,
             dt,
-            -torch.exp(self.A_log.float()),
+            -torch.exp(widened(self.A_log)),
             B,
             C,
             self.D,
@@ -112,7 +113,7 @@ class MambaMixer(modeling_mamba.MambaMixer):
         inputs = x
         x, _ = causal_conv1d_update(x, conv_state, weight, bias, activation=self.activation)
         dt, B, C = self._project(x)
-        y, state = selective_state_update(state, x, dt, -torch.exp(self.A_log.float()), B, C, self.D, gate)
+        y, state = selective_state_update(state, x, dt, -torch.exp(widened(self.A_log)), B, C, self.D, gate)
         window = torch.cat([cache.get_conv_state(self.layer_idx, state_idx=0)[..., 1:], inputs.unsqueeze(-1)], dim=-1)
         cache.get_conv_state(self.layer_idx, state_idx=0).copy_(window)
         cache.update_recurrent_state(state, self.layer_idx)
@@ -123,7 +124,11 @@ class Packing:
     """Valid tokens first, padding last, in every row: a convolution and a scan then see what they would unpadded."""
 
     def __init__(self, attention_mask: torch.Tensor, hidden_states: torch.Tensor):
-        mask = attention_mask[:, -hidden_states.shape[1] :].bool()
+        batch, length = hidden_states.shape[:2]
+        if attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < length:
+            expected = f"({batch}, at least {length})"
+            raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, expected {expected}")
+        mask = attention_mask[:, -length:].bool()
         self.order = mask.logical_not().long().argsort(dim=1, stable=True)
         self.inverse = self.order.argsort(dim=1)
         self.lengths = mask.sum(1)
@@ -152,10 +157,16 @@ def apply_kernels(model: nn.Module) -> nn.Module:
     Returns:
         The same model.
 
+    Raises:
+        ValueError: there is no such mixer in the model.
+
     Example:
         >>> model = vlmamba.apply_kernels(MambaForCausalLM.from_pretrained(folder))
     """
-    for module in model.modules():
-        if type(module) in MIXERS:
-            module.__class__ = MIXERS[type(module)]
+    mixers = [module for module in model.modules() if type(module) in MIXERS]
+    for mixer in mixers:
+        mixer.__class__ = MIXERS[type(mixer)]
+    if not mixers and not any(type(module) in MIXERS.values() for module in model.modules()):
+        families = ", ".join(kind.__module__.rpartition(".modeling_")[2] for kind in MIXERS)
+        raise ValueError(f"apply_kernels: {type(model).__name__} has no mixer of a supported family ({families})")
     return model

@@ -6,8 +6,10 @@ import math
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.integrations.accelerate import force_accelerate_hooks
 
 from vlmamba.ops import causal_conv1d, selective_scan
+from vlmamba.ops.numerics import widened
 
 
 class ScanDirection(nn.Module):
@@ -28,6 +30,11 @@ class ScanDirection(nn.Module):
         self.dt_proj = nn.Linear(time_step_rank, channels)
         self.A_log = nn.Parameter(torch.empty(channels, state_size))
         self.D = nn.Parameter(torch.empty(channels))
+
+    @force_accelerate_hooks(["conv1d"])  # offloaded weights are brought in by calls; these are only read
+    def forward(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """log(-A) `[D, N]`, skip `[D]`, and the convolution's weight `[D, W]` and bias `[D]`."""
+        return widened(self.A_log), self.D, self.conv1d.weight.squeeze(1), self.conv1d.bias
 
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """`[B, L, D]` -> dt `[B, L, D]`, B `[B, L, N]`, C `[B, L, N]`; each projection is called as a module."""
@@ -110,26 +117,20 @@ class VisionMixer(nn.Module):
             `[B, L, hidden_size]`, in rows.
         """
         x, z = self.in_proj(hidden_states).chunk(2, dim=-1)
-        directions = [self.directions[k % len(self.directions)] for k in range(self.num_paths)]
-        A_log = torch.stack([direction.A_log for direction in directions]).float()
-        skip = torch.stack([direction.D for direction in directions])
+        own = [direction() for direction in self.directions]
+        each = own * (self.num_paths // len(own))  # shared parameters serve every direction
+        A_log, skip, weight, bias = (torch.stack(parts) for parts in zip(*each, strict=True))
         if self.shared == "inputs":
-            A_log = torch.cat([A_log[:1], self.other_A_log.float()])
-            x = self._convolve(x, directions[:1], paths[:1]).squeeze(1)
-            dt, B, C = directions[0].project(x)
+            A_log = torch.cat([A_log[:1], widened(self.other_A_log)])
+            x = causal_conv1d(x, weight[:1], bias[:1], activation="silu", paths=paths[:1]).squeeze(1)
+            dt, B, C = self.directions[0].project(x)
         else:
-            x = self._convolve(x, directions, paths)
-            projected = [direction.project(x[:, k]) for k, direction in enumerate(directions)]
+            x = causal_conv1d(x, weight, bias, activation="silu", paths=paths)
+            projected = [self.directions[k % len(own)].project(x[:, k]) for k in range(self.num_paths)]
             dt, B, C = (torch.stack(parts, dim=1) for parts in zip(*projected, strict=True))
         y = selective_scan(x, dt, -torch.exp(A_log), B, C, skip, z, paths=paths)
         out = self.out_proj(y / self.num_paths if self.average else y)
         return out if self.layer_scale_value is None else out * self.layer_scale
-
-    @staticmethod
-    def _convolve(x: torch.Tensor, directions: list[ScanDirection], paths: torch.Tensor) -> torch.Tensor:
-        weight = torch.stack([direction.conv1d.weight.squeeze(1) for direction in directions])
-        bias = torch.stack([direction.conv1d.bias for direction in directions])
-        return causal_conv1d(x, weight, bias, activation="silu", paths=paths)
 
     @torch.no_grad()
     def reset_parameters(self, depth: int = 1) -> None:

@@ -12,14 +12,18 @@ names one. `auto` takes the first that serves the tensor. `native` serves float3
 `torch.compile`, and not every op: elsewhere it falls through to the next, as `auto` does.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 
 import torch
 
 from vlmamba.ops import native
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = ("native", "torch", "reference")
 ENVIRONMENT_VARIABLE = "VLMAMBA_BACKEND"
@@ -45,7 +49,7 @@ def requested_backend() -> str:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every op inside the `with` block on the backend `name` (one of `auto` and `BACKENDS`).
+    """Run every op inside the `with` block, in this thread, on the backend `name` (one of `auto` and `BACKENDS`).
 
     Example:
         >>> with vlmamba.ops.use_backend("reference"):
@@ -61,14 +65,25 @@ def use_backend(name: str) -> Iterator[None]:
 def backend_for(tensor: torch.Tensor) -> str:
     """The name of the backend that serves tensors like this one (same device and dtype) now."""
     requested = requested_backend()
-    if requested not in ("auto", "native"):
-        return requested
     # complex state matrices (S4D) are rare: only the definition handles them
     if tensor.is_complex():
         return "reference"
+    if requested not in ("auto", "native"):
+        return requested
     serves = tensor.device.type == "cpu" and tensor.dtype == torch.float32
     # graphs can hold PyTorch operators only
-    return "native" if serves and not torch.compiler.is_compiling() and native.available() else "torch"
+    if not serves or torch.compiler.is_compiling():
+        return "torch"
+    if not native.available():
+        _say_what_is_missing()
+        return "torch"
+    return "native"
+
+
+@cache
+def _say_what_is_missing() -> None:
+    """Once a process: what would make the ops faster here."""
+    logger.info("the ops run on the 'torch' backend: %s", native.reason())
 
 
 def implementation(table: dict[str, Callable], tensor: torch.Tensor) -> Callable:

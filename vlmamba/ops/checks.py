@@ -10,8 +10,8 @@ def check_shape(op: str, name: str, tensor: torch.Tensor, expected: tuple[int, .
         raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")
 
 
-def check_floating(op: str, device: torch.device, **tensors: torch.Tensor | None) -> None:
-    """Raise unless every given tensor is floating point (or complex) and lies on `device`."""
+def check_floating(op: str, device: torch.device | None, **tensors: torch.Tensor | None) -> None:
+    """Raise unless every given tensor is floating point (or complex) and lies on `device`, or on the first's."""
     for name, tensor in tensors.items():
         if tensor is None:
             continue
@@ -19,6 +19,7 @@ def check_floating(op: str, device: torch.device, **tensors: torch.Tensor | None
             raise ValueError(f"{op}: {name} is a {type(tensor).__name__}, expected a tensor")
         if not (tensor.is_floating_point() or tensor.is_complex()):
             raise ValueError(f"{op}: {name} has dtype {tensor.dtype}, expected a floating point dtype")
+        device = tensor.device if device is None else device
         if tensor.device != device:
             raise ValueError(f"{op}: {name} is on {tensor.device}, expected {device} as the first argument")
 
@@ -37,12 +38,8 @@ def check_integer(op: str, device: torch.device, **tensors: torch.Tensor | None)
 
 def check_rows(op: str, paths: torch.Tensor, length: int) -> None:
     """Raise unless every entry of `paths` is a row below `length`, or -1 for a padded step."""
+    if torch.compiler.is_compiling():
+        return  # a graph cannot depend on the rows' values
     if paths.numel() and (int(paths.max()) >= length or int(paths.min()) < -1):
         low, high = int(paths.min()), int(paths.max())
         raise ValueError(f"{op}: paths has rows from {low} to {high}, expected -1 to {length - 1}")
-
-
-def compute_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
-    """float64 when any input is float64 (or complex128), else float32: the dtype of the state."""
-    wide = (torch.float64, torch.complex128)
-    return torch.float64 if any(t is not None and t.dtype in wide for t in tensors) else torch.float32

@@ -9,6 +9,8 @@ Layouts are theirs: channels before length. Gradients flow through the last stat
 stops them there).
 """
 
+import math
+
 import torch
 
 from vlmamba.ops import causal_conv1d, selective_scan
@@ -44,12 +46,16 @@ def selective_scan_fn(
     Raises:
         ValueError: shapes do not fit; the message names the argument.
     """
+    if u.dim() != 3:
+        raise ValueError(f"selective_scan_fn: u has shape {tuple(u.shape)}, expected [B, D, L]")
     batch, channels, length = u.shape
     B, C = (_grouped(n, m, u, A.is_complex()) for n, m in (("B", B), ("C", C)))
-    groups = max(B.shape[1], C.shape[1])
-    B, C = (m.expand(-1, groups, -1, -1) for m in (B, C))
+    groups = math.lcm(B.shape[1], C.shape[1])
     if channels % groups:
-        raise ValueError(f"selective_scan_fn: B has {groups} groups, expected a divisor of the {channels} channels")
+        raise ValueError(
+            f"selective_scan_fn: B has {B.shape[1]} and C {C.shape[1]} groups, expected divisors of {channels} channels"
+        )
+    B, C = (m.repeat_interleave(groups // m.shape[1], dim=1) for m in (B, C))
 
     def split(v: torch.Tensor | None) -> torch.Tensor | None:
         """`[D, ...]` -> `[G, D / G, ...]`: groups are directions that share no channel."""

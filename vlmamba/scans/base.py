@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 
@@ -25,14 +26,14 @@ class Scan:
     build: Callable[[int, int], torch.Tensor]
 
     def paths(self, height: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
-        """int32 `[K, T]` table for `vlmamba.ops.selective_scan(..., paths=)`, cached per size and device.
+        """int32 `[K, T]` table for `vlmamba.ops.selective_scan(..., paths=)`, cached per size.
 
         Raises:
             ValueError: height or width is below 1.
         """
         if height < 1 or width < 1:
             raise ValueError(f"scan {self.name!r}: the grid is {height} x {width}, expected at least 1 x 1")
-        return _table(self, height, width, torch.device(device))
+        return torch.from_numpy(_table(self, height, width)).to(device)
 
     def gather(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """`[B, L, D]` rows -> `[B, K, T, D]`: what each direction reads, 0 at padded steps."""
@@ -49,5 +50,7 @@ class Scan:
 
 
 @lru_cache(maxsize=256)
-def _table(scan: Scan, height: int, width: int, device: torch.device) -> torch.Tensor:
-    return scan.build(height, width).to(device=device, dtype=torch.int32)
+def _table(scan: Scan, height: int, width: int) -> np.ndarray:
+    # not a tensor: one made in inference mode or while tracing would stay so for every later caller
+    with torch.inference_mode(False):
+        return scan.build(height, width).to(torch.int32).numpy()

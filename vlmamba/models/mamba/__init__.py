@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Mamba language model: transformers' classes on our kernel (`vlmamba.layers.mamba`)."""
+"""Mamba (arXiv:2312.00752): the language model."""
+
+from vlmamba.models.mamba.modeling_mamba import MambaForCausalLM
+
+__all__ = ["MambaForCausalLM"]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Official Mamba checkpoints (state-spaces/mamba, class MambaLMHeadModel) -> transformers' MambaForCausalLM."""
+"""Official Mamba checkpoints (state-spaces/mamba, class MambaLMHeadModel) -> MambaForCausalLM."""
 
 from typing import Any
 
 import torch
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import MambaConfig
 
-from vlmamba.layers.mamba import apply_kernels
+from vlmamba.models.mamba.modeling_mamba import MambaForCausalLM
 
 # GPT-NeoX's tokenizer, which all published checkpoints use: its <|endoftext|> is token 0
 VOCABULARY = 50277
@@ -48,7 +48,9 @@ def from_official(state_dict: dict[str, torch.Tensor], arguments: dict[str, Any]
     """An uninitialised model of the right config, and the renamed weights."""
     config = config_from_official(arguments)
     renamed = {key.replace("backbone.embedding.", "backbone.embeddings."): v for key, v in state_dict.items()}
-    model = apply_kernels(MambaForCausalLM(config))
+    if config.tie_word_embeddings and "backbone.embeddings.weight" in renamed:
+        renamed.setdefault("lm_head.weight", renamed["backbone.embeddings.weight"])
+    model = MambaForCausalLM(config)
     words = arguments.get("vocab_size", VOCABULARY)
     if words < config.vocab_size:
         # rows that only pad the embedding are never generated

@@ -7,6 +7,8 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from vlmamba.scans import get_scan
+
 
 @strict
 class VimConfig(PreTrainedConfig):
@@ -23,7 +25,8 @@ class VimConfig(PreTrainedConfig):
         conv_kernel: taps of the causal convolutions.
         expand: inner width over `hidden_size`.
         time_step_rank: rank of the time step projections, "auto" for ceil(hidden_size / 16).
-        scan: name of the scan over the token sequence (class tokens included): "bidirectional" or "raster".
+        scan: name of the scan over the token sequence, a grid of one row that includes class tokens: "bidirectional",
+            "raster" or a registered one.
         shared_directions: "none" gives every direction its own parameters (bimamba v2), "inputs" all but A shared (v1).
         average_directions: divide the sum of the directions by their number.
         class_token: where the class token stands: "middle", "first", "both" (first and last, averaged) or "none".
@@ -73,6 +76,19 @@ class VimConfig(PreTrainedConfig):
         if self.patch_stride is None:
             self.patch_stride = self.patch_size
         super().__post_init__(**kwargs)
+
+    def validate_sizes(self):
+        """Part of the validation of strict configs: every size is positive and the scan is known."""
+        sizes = ("hidden_size", "patch_size", "patch_stride", "num_channels", "state_size", "conv_kernel", "expand")
+        for name in (*sizes, "time_step_rank"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}, expected a positive integer")
+        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
+            raise ValueError(f"image_size is {self.image_size!r}, expected a side or (height, width)")
+        if min(self.grid_size) < 1:
+            raise ValueError(f"image_size is {self.image_size!r}, expected at least patch_size {self.patch_size}")
+        get_scan(self.scan)
 
     @property
     def num_class_tokens(self) -> int:

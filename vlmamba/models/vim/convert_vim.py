@@ -43,6 +43,9 @@ def config_from_official(arguments: dict[str, Any]) -> VimConfig:
     bimamba = "v1" if get("if_bimamba") else get("bimamba_type", "v2")
     if bimamba not in ("none", "v1", "v2"):
         raise ValueError(f"vim: bimamba_type is {bimamba!r}, expected 'none', 'v1' or 'v2'")
+    pooling = get("final_pool_type", "none")
+    if pooling not in _POOLING:
+        raise ValueError(f"vim: final_pool_type is {pooling!r}, expected one of {', '.join(_POOLING)}")
     if not get("if_cls_token", True):
         class_token = "none"
     elif get("use_double_cls_token", False):
@@ -63,7 +66,7 @@ def config_from_official(arguments: dict[str, Any]) -> VimConfig:
         num_labels=get("num_classes", 1000),
         norm_type="rms_norm" if get("rms_norm", True) else "layer_norm",
         layer_norm_epsilon=get("norm_epsilon", 1e-5),
-        pooling=_POOLING[get("final_pool_type", "none")],
+        pooling=_POOLING[pooling],
         use_position_embeddings=get("if_abs_pos_embed", True),
         scan="raster" if bimamba == "none" else "bidirectional",
         shared_directions="inputs" if bimamba == "v1" else "none",
@@ -87,12 +90,14 @@ def rename(state_dict: dict[str, torch.Tensor], config: VimConfig) -> dict[str, 
                 break
         renamed[key] = tensor
     if config.class_token == "both":
-        ends = [renamed.pop(f"cls_token_{end}") for end in ("head", "tail")]
-        renamed["vim.embeddings.class_tokens"] = torch.cat(ends, dim=1)
+        ends = [f"cls_token_{end}" for end in ("head", "tail")]
+        if all(end in renamed for end in ends):
+            renamed["vim.embeddings.class_tokens"] = torch.cat([renamed.pop(end) for end in ends], dim=1)
     if config.shared_directions == "inputs":
         for i in range(config.num_hidden_layers):
-            other = renamed.pop(f"vim.layers.{i}.mixer.directions.1.A_log")
-            renamed[f"vim.layers.{i}.mixer.other_A_log"] = other.unsqueeze(0)
+            mixer = f"vim.layers.{i}.mixer"
+            if (other := renamed.pop(f"{mixer}.directions.1.A_log", None)) is not None:
+                renamed[f"{mixer}.other_A_log"] = other.unsqueeze(0)
     return renamed
 
 

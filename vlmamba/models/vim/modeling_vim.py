@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClass
 from vlmamba.layers.vision_mixer import VisionMixer
 from vlmamba.models.modeling_utils import KernelPreTrainedModel
 from vlmamba.models.vim.configuration_vim import VimConfig
+from vlmamba.ops.numerics import widened
 from vlmamba.scans import get_scan
 
 
@@ -101,7 +102,7 @@ class VimBlock(GradientCheckpointingLayer):
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def forward(self, hidden_states: torch.Tensor, paths: torch.Tensor) -> torch.Tensor:
-        residual = hidden_states.float() if self.residual_in_fp32 else hidden_states
+        residual = widened(hidden_states) if self.residual_in_fp32 else hidden_states
         normed = self.norm(hidden_states.to(self.norm.weight.dtype))
         return residual + self.drop_path(self.mixer(normed, paths))
 
@@ -143,7 +144,6 @@ class VimModel(VimPreTrainedModel):
         rates = torch.linspace(0, config.drop_path_rate, config.num_hidden_layers, device="cpu").tolist()
         self.layers = nn.ModuleList(VimBlock(config, rate) for rate in rates)
         self.norm = _norm(config)
-        self.scan = get_scan(config.scan)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -165,7 +165,7 @@ class VimModel(VimPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         hidden_states, grid = self.embeddings(pixel_values)
-        paths = self.scan.paths(1, hidden_states.shape[1], device=hidden_states.device)
+        paths = get_scan(self.config.scan).paths(1, hidden_states.shape[1], device=hidden_states.device)
         collected = [hidden_states]
         for layer in self.layers:
             hidden_states = layer(hidden_states, paths)

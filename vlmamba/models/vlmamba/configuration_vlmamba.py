@@ -49,11 +49,12 @@ class VLMambaConfig(PreTrainedConfig):
     r"""Configuration of a `VLMambaForConditionalGeneration`.
 
     Args:
-        vision_config: any vision model's config or dict with `model_type`; default Vim.
+        vision_config: a ViT-like vision model's config or dict with `model_type`; default Vim.
         projector_config: a `VLMambaProjectorConfig` or dict.
         text_config: a Mamba language model's config or dict with `model_type`; default mamba.
         image_token_id: the placeholder token that image features replace.
         vision_feature_layer: which hidden states of the encoder to read; -1 is its (normed) output.
+        tie_word_embeddings: share the embeddings with the head; as `text_config` says when None.
 
     Example:
         >>> config = VLMambaConfig(vision_config={"model_type": "vim", "hidden_size": 192})
@@ -71,23 +72,30 @@ class VLMambaConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     image_token_id: int = 4
     vision_feature_layer: int = -1
-    tie_word_embeddings: bool = True
+    tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        self.text_config.tie_word_embeddings = self.tie_word_embeddings
 
-    @property
-    def image_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of an image of the encoder's size."""
-        vision = self.vision_config
-        if hasattr(vision, "grid_size"):
-            return tuple(vision.grid_size)
-        sides = vision.image_size if isinstance(vision.image_size, (list, tuple)) else [vision.image_size] * 2
-        return tuple(side // vision.patch_size for side in sides)
+    def validate_vision_config(self):
+        """Part of the validation of strict configs: the encoder must be ViT-like."""
+        missing = [n for n in ("hidden_size", "image_size", "patch_size") if not hasattr(self.vision_config, n)]
+        if missing:
+            kind = self.vision_config.model_type
+            raise ValueError(f"vision_config: a {kind} config has no {', '.join(missing)}, expected a ViT-like encoder")
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches that the encoder makes of a height x width image."""
+        if hasattr(self.vision_config, "grid"):
+            return self.vision_config.grid(height, width)
+        return height // self.vision_config.patch_size, width // self.vision_config.patch_size
 
     @property
     def image_seq_length(self) -> int:
-        """Placeholder tokens that one image takes."""
-        rows, columns = self.image_grid
+        """Placeholder tokens that one image of the encoder's size takes."""
+        size = self.vision_config.image_size
+        rows, columns = self.grid_of(*((size, size) if isinstance(size, int) else size))
         return rows * columns

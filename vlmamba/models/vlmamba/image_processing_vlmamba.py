@@ -16,9 +16,9 @@ from transformers.image_utils import (
 class VLMambaImageProcessor(TorchvisionBackend):
     """Resize the longer side, pad to the centre of a grey square, rescale and normalise.
 
-    Args (all also per call):
-        size: {"height": int, "width": int} of the square.
-        do_pad: keep the aspect ratio and pad; False stretches.
+    Args:
+        size: {"height": int, "width": int} of the square; also per call.
+        do_pad: keep the aspect ratio and pad, False stretches; also per call.
         pad_color: RGB in 0..255 of the padding.
 
     Returns of a call:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, GenerationMixin
+from transformers import AutoModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.modeling_utils import slice_logits_to_keep
@@ -14,8 +14,9 @@ from transformers.utils.generic import can_return_tuple
 from vlmamba.layers.connectors import CONNECTORS
 from vlmamba.layers.mamba import apply_kernels
 from vlmamba.layers.vision_mixer import VisionMixer
-from vlmamba.models.modeling_utils import KernelPreTrainedModel
+from vlmamba.models.modeling_utils import KernelPreTrainedModel, PaddedGenerationMixin
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
+from vlmamba.ops.numerics import widened
 
 
 @dataclass
@@ -123,7 +124,7 @@ class VLMambaModel(VLMambaPreTrainedModel):
         layer = self.config.vision_feature_layer
         outputs = self.vision_tower(pixel_values, output_hidden_states=layer != -1, return_dict=True)
         features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
-        grid = self.config.image_grid
+        grid = self.config.grid_of(*pixel_values.shape[-2:])
         features = self._patches(features, grid).to(self.get_input_embeddings().weight.dtype)
         outputs.pooler_output = list(self.multi_modal_projector(features, grid))
         return outputs
@@ -132,7 +133,12 @@ class VLMambaModel(VLMambaPreTrainedModel):
         """Leave class and register tokens out: where the encoder says they are, else in front."""
         if hasattr(self.vision_tower, "patch_tokens"):
             return self.vision_tower.patch_tokens(features, grid)
-        return features[:, features.shape[1] - grid[0] * grid[1] :]
+        expected = grid[0] * grid[1]
+        if features.dim() != 3 or features.shape[1] < expected:
+            kind = self.config.vision_config.model_type
+            shape = tuple(features.shape)
+            raise ValueError(f"the {kind} encoder gives {shape} features, expected [images, {expected} or more, width]")
+        return features[:, features.shape[1] - expected :]
 
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, num_features: int
@@ -168,18 +174,22 @@ class VLMambaModel(VLMambaPreTrainedModel):
         **kwargs: object,
     ) -> VLMambaModelOutput:
         """See `VLMambaForConditionalGeneration.forward`."""
+        if kwargs.get("past_key_values") is not None:
+            raise ValueError("past_key_values is not used by this model: pass the states as cache_params")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         encoded = (mm_encoder_outputs or {}).get("image")
-        if encoded is None and pixel_values is not None:
+        if encoded is None and pixel_values is not None and len(pixel_values):
             encoded = self.get_image_features(pixel_values, return_dict=True)
         features = None
         if encoded is not None:
             features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, features.shape[0])
             inputs_embeds = inputs_embeds.masked_scatter(mask, features)
+        elif input_ids is not None and input_ids.shape[1] > 1 and not torch.compiler.is_compiling():
+            self.get_placeholder_mask(input_ids, inputs_embeds, 0)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -196,7 +206,7 @@ class VLMambaModel(VLMambaPreTrainedModel):
         )
 
 
-class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, GenerationMixin):
+class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, PaddedGenerationMixin):
     """Answers questions about images.
 
     Example:
@@ -270,10 +280,11 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             mm_encoder_outputs=mm_encoder_outputs,
+            past_key_values=kwargs.pop("past_key_values", None),
             return_dict=True,
         )
         hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
-        logits = self.lm_head(hidden_states.to(self.lm_head.weight.dtype)).float()
+        logits = widened(self.lm_head(hidden_states.to(self.lm_head.weight.dtype)))
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -315,31 +326,3 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, GenerationMixin):
         else:
             model_inputs["attention_mask"] = None
         return model_inputs
-
-    @torch.no_grad()
-    def generate(self, inputs: torch.Tensor | None = None, **kwargs: object):
-        """`GenerationMixin.generate`; right padding is moved to the left first, so that a padded batch answers as each
-        item alone: the returned prompts then have their padding on the left.
-        """
-        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
-        mask = kwargs.get("attention_mask")
-        if mask is None and input_ids is not None:
-            mask = self._infer_mask(input_ids, kwargs)
-        if mask is not None and mask.dim() == 2 and bool((mask[:, -1] == 0).any()):
-            order = mask.long().argsort(dim=1, stable=True)
-            kwargs["attention_mask"] = mask.gather(1, order)
-            if input_ids is not None and input_ids.shape == mask.shape:
-                input_ids = input_ids.gather(1, order)
-            if (embeds := kwargs.get("inputs_embeds")) is not None:
-                kwargs["inputs_embeds"] = embeds.gather(1, order.unsqueeze(-1).expand_as(embeds))
-        return super().generate(input_ids, **kwargs)
-
-    def _infer_mask(self, input_ids: torch.Tensor, kwargs: dict) -> torch.Tensor | None:
-        """As transformers does: padding can be told from its token unless that also ends answers."""
-        config = kwargs.get("generation_config") or self.generation_config
-        pad = kwargs.get("pad_token_id", config.pad_token_id)
-        ends = kwargs.get("eos_token_id", config.eos_token_id)
-        ends = ends if isinstance(ends, list) else [ends]
-        if pad is None or pad in ends:
-            return None
-        return (input_ids != pad).long()

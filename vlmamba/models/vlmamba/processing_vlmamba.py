@@ -46,6 +46,8 @@ class VLMambaProcessor(ProcessorMixin):
     ):
         self.num_image_tokens = num_image_tokens
         self.image_token = IMAGE_TOKEN
+        if IMAGE_TOKEN not in tokenizer.get_vocab():
+            raise ValueError(f"tokenizer: it has no token {IMAGE_TOKEN}; add it as a special token")
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
 
@@ -56,14 +58,19 @@ class VLMambaProcessor(ProcessorMixin):
             ValueError: the text has more or fewer `<image>` than there are images; both numbers are named.
         """
         if text is not None:
-            texts = [text] if isinstance(text, str) else text
-            found = sum(item.count(self.image_token) for item in texts if isinstance(item, str))
-            given = _count(images)
-            if found != given:
-                raise ValueError(
-                    f"the text has {found} {self.image_token} placeholder(s), but {given} image(s) are given"
-                )
+            texts = [text] if isinstance(text, str) else list(text)
+            nested = isinstance(images, (list, tuple)) and any(isinstance(item, (list, tuple)) for item in images)
+            if nested and len(images) == len(texts) > 1:
+                for row, (item, mine) in enumerate(zip(texts, images, strict=True)):
+                    self._check_counts([item], mine, f"text {row}")
+            else:
+                self._check_counts(texts, images, "the text")
         return super().__call__(images=images, text=text, **kwargs)
+
+    def _check_counts(self, texts: list, images: object, name: str) -> None:
+        found, given = sum(item.count(self.image_token) for item in texts if isinstance(item, str)), _count(images)
+        if found != given:
+            raise ValueError(f"{name} has {found} {self.image_token} placeholder(s), but {given} image(s) are given")
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: object) -> str:
         return self.image_token * self.num_image_tokens

@@ -8,6 +8,7 @@ from vlmamba.ops.backend import implementation
 from vlmamba.ops.causal_conv1d.reference import causal_conv1d_reference
 from vlmamba.ops.causal_conv1d.shifted import causal_conv1d_shifted
 from vlmamba.ops.checks import check_floating, check_integer, check_rows, check_shape
+from vlmamba.ops.numerics import compute_dtype
 
 _IMPLEMENTATIONS = {"torch": causal_conv1d_shifted, "reference": causal_conv1d_reference}
 _ACTIVATIONS = {None: lambda y: y, "silu": F.silu, "swish": F.silu}
@@ -48,6 +49,7 @@ def causal_conv1d(
     """
     op = "causal_conv1d"
     _check_activation(op, activation)
+    check_floating(op, None, x=x, weight=weight, bias=bias, initial_state=initial_state)
     several = weight.dim() == 3
     if not several:
         if weight.dim() != 2:
@@ -56,9 +58,10 @@ def causal_conv1d(
         initial_state = None if initial_state is None else initial_state.unsqueeze(1)
         paths = paths.unsqueeze(0) if paths is not None and paths.dim() == 1 else paths
     num_paths, channels, taps = weight.shape
+    if x.dim() not in (3, 4):
+        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected [B, L, D] or [B, K, L, D]")
     if x.dim() == 3:
         x = x.unsqueeze(1).expand(-1, num_paths, -1, -1)
-    check_floating(op, x.device, x=x, weight=weight, bias=bias, initial_state=initial_state)
     check_integer(op, x.device, paths=paths, seq_idx=seq_idx)
     check_shape(op, "x", x, (x.shape[0], num_paths, x.shape[-2], channels))
     if bias is not None:
@@ -73,8 +76,8 @@ def causal_conv1d(
             raise ValueError(f"{op}: paths has shape {tuple(paths.shape)}, expected ({num_paths}, T)")
         check_rows(op, paths, x.shape[2])
 
-    dtype = torch.promote_types(x.dtype, weight.dtype)
-    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    dtype = compute_dtype(x, weight, bias)
+    weight, bias, initial_state = (v if v is None else v.to(dtype) for v in (weight, bias, initial_state))
     y, state = implementation(_IMPLEMENTATIONS, x)(x.to(dtype), weight, bias, paths, seq_idx, initial_state)
     y = _ACTIVATIONS[activation](y).to(x.dtype)
     state = state.to(x.dtype)
@@ -105,14 +108,19 @@ def causal_conv1d_update(
     op = "causal_conv1d_update"
     _check_activation(op, activation)
     check_floating(op, x.device, x=x, state=state, weight=weight, bias=bias)
+    if weight.dim() != 2 or x.dim() != 2:
+        raise ValueError(
+            f"{op}: x has shape {tuple(x.shape)} and weight {tuple(weight.shape)}, expected [B, D] and [D, W]"
+        )
     channels, taps = weight.shape
     check_shape(op, "x", x, (x.shape[0], channels))
     check_shape(op, "state", state, (x.shape[0], channels, taps - 1))
     if bias is not None:
         check_shape(op, "bias", bias, (channels,))
     window = torch.cat([state.to(x.dtype), x.unsqueeze(-1)], dim=-1)
-    y = (window * weight).sum(-1)
-    y = y if bias is None else y + bias
+    dtype = compute_dtype(x, weight, bias)
+    y = (window.to(dtype) * weight.to(dtype)).sum(-1)
+    y = y if bias is None else y + bias.to(dtype)
     return _ACTIVATIONS[activation](y).to(x.dtype), window[..., 1:]
 
 

@@ -7,6 +7,8 @@ Shapes: K directions, B batch, T steps, D channels, W taps.
 import torch
 from torch.autograd.function import once_differentiable
 
+from vlmamba.ops.numerics import in_full_precision
+
 
 def in_order(tensor: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     """(B, K, L, D) -> (K, B, T, D): what each direction reads, 0 at padded steps."""
@@ -50,6 +52,7 @@ class ShiftedConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_full_precision
     def backward(ctx, dy, dlast):
         padded, weight, rows, same = ctx.saved_tensors
         taps = weight.shape[-1]
@@ -85,8 +88,10 @@ def _sum(product: torch.Tensor) -> torch.Tensor:
 def same_sequence(seq_idx: torch.Tensor, rows: torch.Tensor | None, taps: int, like: torch.Tensor) -> torch.Tensor:
     """(W, K, B, T, 1): 1 where a tap reads its own packed sequence, else 0; the state continues the first."""
     along = seq_idx[None].expand(like.shape[1], -1, -1) if rows is None else seq_idx[:, rows].transpose(0, 1)
-    source = torch.cat([along[..., :1].expand(*along.shape[:-1], taps - 1), along], dim=-1)
     total = along.shape[-1]
+    if total == 0:
+        return like.new_ones(taps, *along.shape, 1)
+    source = torch.cat([along[..., :1].expand(*along.shape[:-1], taps - 1), along], dim=-1)
     masks = [source[..., tap : tap + total] == along for tap in range(taps)]
     return torch.stack(masks).unsqueeze(-1).to(like.dtype)
 

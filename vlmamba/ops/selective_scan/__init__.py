@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from vlmamba.ops.backend import implementation
-from vlmamba.ops.checks import check_floating, check_integer, check_rows, check_shape, compute_dtype
+from vlmamba.ops.checks import check_floating, check_integer, check_rows, check_shape
+from vlmamba.ops.numerics import compute_dtype
 from vlmamba.ops.selective_scan.chunked import selective_scan_chunked
 from vlmamba.ops.selective_scan.native import selective_scan_native
 from vlmamba.ops.selective_scan.reference import selective_scan_reference
@@ -69,6 +70,7 @@ def selective_scan(
     Example:
         >>> y = selective_scan(x, dt, A, B, C, D, z, paths=torch.stack([forward, backward]))
     """
+    check_floating(_OP, None, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, initial_state=initial_state)
     several = A.dim() == 3
     if not several:
         if A.dim() != 2:
@@ -113,7 +115,6 @@ def _with_directions(name: str, tensor: torch.Tensor, num_paths: int) -> torch.T
 
 def _check(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, initial_state, merge) -> None:
     batch, num_paths, length, channels = x.shape
-    check_floating(_OP, x.device, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, initial_state=initial_state)
     check_integer(_OP, x.device, paths=paths, seq_idx=seq_idx)
     check_shape(_OP, "A", A, (num_paths, channels, A.shape[-1]))
     check_shape(_OP, "dt", dt, x.shape)
@@ -128,6 +129,8 @@ def _check(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, initial_state, merge) 
         check_shape(_OP, "initial_state", initial_state, (batch, num_paths, channels, A.shape[-1]))
     if seq_idx is not None:
         check_shape(_OP, "seq_idx", seq_idx, (batch, length))
+        if seq_idx.dtype == torch.int64 and not torch.equal(seq_idx.int().long(), seq_idx):
+            raise ValueError(f"{_OP}: seq_idx has numbers beyond 32 bits, expected int32 values")
     if paths is not None:
         if paths.dim() != 2 or paths.shape[0] != num_paths:
             raise ValueError(f"{_OP}: paths has shape {tuple(paths.shape)}, expected ({num_paths}, T)")

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from vlmamba.ops.numerics import in_full_precision
+
 # state elements of one chunk: decay and states of a chunk stay in a CPU's last-level cache
 CHUNK_ELEMENTS = 1 << 20
 MAX_CHUNK = 64
@@ -99,6 +101,7 @@ class ChunkedScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_full_precision
     def backward(ctx, dy, dstate):
         x, dt, A, B, C, D, dt_bias, rows, keeps, *checkpoints = ctx.saved_tensors
         chunks = Chunks(x, dt, A, B, C, dt_bias, rows, keeps, ctx.softplus)
@@ -162,7 +165,8 @@ def selective_scan_chunked(
     """Same arguments and results as `selective_scan_reference`."""
     rows = None if paths is None else paths.long()
     keeps = None if seq_idx is None else sequence_keeps(seq_idx, rows, x)
-    state = state.permute(1, 0, 3, 2).contiguous()
+    # a copy: the caller may update its state in place before backward
+    state = state.permute(1, 0, 3, 2).clone(memory_format=torch.contiguous_format)
     A = A.transpose(1, 2).contiguous()
     y, state = ChunkedScan.apply(x, dt, A, B, C, D, dt_bias, state, rows, keeps, dt_softplus)
     return y, state.permute(1, 0, 3, 2)

@@ -4,7 +4,8 @@
 import torch
 import torch.nn.functional as F
 
-from vlmamba.ops.checks import check_floating, check_shape, compute_dtype
+from vlmamba.ops.checks import check_floating, check_shape
+from vlmamba.ops.numerics import compute_dtype
 
 _OP = "selective_state_update"
 
@@ -36,6 +37,8 @@ def selective_state_update(
         ValueError: a shape, dtype or device does not fit; the message names the argument.
     """
     check_floating(_OP, x.device, x=x, state=state, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias)
+    if A.is_complex() or state.is_complex():
+        raise ValueError(f"{_OP}: A and state must be real; scan complex states with selective_scan")
     if x.dim() != 2:
         raise ValueError(f"{_OP}: x has shape {tuple(x.shape)}, expected [B, D]")
     (batch, channels), size = x.shape, A.shape[-1]

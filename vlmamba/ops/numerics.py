@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In which precision the ops compute."""
+
+from collections.abc import Callable
+from functools import wraps
+
+import torch
+
+
+def compute_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
+    """float64 when any input is float64 (or complex128), else float32: the dtype of the state."""
+    wide = (torch.float64, torch.complex128)
+    return torch.float64 if any(t is not None and t.dtype in wide for t in tensors) else torch.float32
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32, or in its own dtype when that is wider."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def in_full_precision(backward: Callable) -> Callable:
+    """A backward pass that autocast leaves alone, also when `loss.backward()` stands inside it."""
+
+    @wraps(backward)
+    def run(ctx, *gradients):
+        with torch.autocast(gradients[0].device.type, enabled=False):
+            return backward(ctx, *gradients)
+
+    return run
