@@ -43,6 +43,14 @@ def refused(result: Result, *words: str, code: int = 2) -> None:
         assert word in result.stderr
 
 
+def test_a_forgotten_question_is_not_taken_for_one(model_folder):
+    refused(run("ask", "nowhere.png", "--model", model_folder), "argument QUESTION", "got the file 'nowhere.png'")
+
+
+def test_a_question_that_is_no_text_is_refused(model_folder, red):
+    refused(run("ask", red, "what \udcff ?", "--model", model_folder), "argument QUESTION", "not valid text")
+
+
 # answers
 
 

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from PIL import Image
 from typer.core import TyperCommand
 
 from vlmamba.cli.errors import CommandError
@@ -62,8 +63,15 @@ def ask(
 def _check_question(question: str) -> None:
     if not question.strip():
         raise CommandError("argument QUESTION: it is missing or blank; expected a text after the images")
-    if os.path.isfile(question):
+    looks_like_a_picture = (
+        " " not in question and os.path.splitext(question)[1].lower() in Image.registered_extensions()
+    )
+    if os.path.isfile(question) or looks_like_a_picture:
         raise CommandError(f"argument QUESTION: got the file {question!r}; expected a text after the images")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise CommandError(f"argument QUESTION: it is not valid text ({error.reason})") from error
 
 
 def _as_json(answer: "Answer", question: str, paths: list[str], session: "Session") -> str:

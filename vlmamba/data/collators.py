@@ -30,9 +30,9 @@ class ChatCollator:
     Args:
         processor: a `VLMambaProcessor`.
 
-    Each example is `{"messages": [{"role", "content"}, ...], "images": [image, ...]}`, as trl and the chat template take
-    it; `images` may be absent. A call returns `input_ids`, `attention_mask`, `pixel_values` and `labels` (-100 outside
-    of the answers).
+    Each example is `{"messages": [{"role", "content"}, ...], "images": [image, ...]}`, as trl and the chat
+    template take it; `images` may be absent. A call returns `input_ids`, `attention_mask`, `pixel_values` and
+    `labels` (-100 outside of the answers).
     """
 
     def __init__(self, processor: ProcessorMixin):
