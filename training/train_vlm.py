@@ -3,20 +3,24 @@
 
     python -m training.train_vlm --recipe training/recipes/emoji_vlm.yaml
 
-The encoder starts from stage 0 (`training.train_encoder`), the rest from scratch. Each example is a conversation of
-several questions about one scene; the loss is on the answers. Run it again and it resumes; the output folder is
-a complete model folder that `vlmamba ask --model` takes.
+The encoder starts from stage 0 (`training.train_encoder`), the rest from scratch or from the model that the recipe
+names under `start`. Each example is a conversation of several questions about one scene; the loss is on the answers.
+With `alignment` in the recipe, a second loss draws the features of every patch towards the language model's embedding
+of what the patch shows: a language model that can copy names from its context then finds them in the image.
+Run it again and it resumes; the output folder is a complete model folder that `vlmamba ask --model` takes.
 """
 
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.utils.data import Dataset
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training.common import Trainer, parse_recipe, run, training_arguments
 from training.data.emoji_scenes import EmojiScenes, load_drawings
+from training.patches import PatchNames, patch_loss
 from vlmamba.data import ChatCollator
 from vlmamba.models.vim import VimForImageClassification
 from vlmamba.models.vlmamba import (
@@ -26,12 +30,14 @@ from vlmamba.models.vlmamba import (
     VLMambaProcessor,
 )
 
+TEMPERATURE = 0.05
+
 
 class Conversations(Dataset):
-    """Scenes as chat examples: the picture comes with the first question."""
+    """Scenes as chat examples, with the name of what every patch shows: the picture comes with the first question."""
 
-    def __init__(self, scenes: EmojiScenes):
-        self.scenes = scenes
+    def __init__(self, scenes: EmojiScenes, patches: PatchNames):
+        self.scenes, self.patches = scenes, patches
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -43,7 +49,42 @@ class Conversations(Dataset):
             messages.append({"role": "user", "content": [{"type": "text", "text": turn.question}]})
             messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
         messages[0]["content"].insert(0, {"type": "image"})
-        return {"messages": messages, "images": [scene.image]}
+        return {"messages": messages, "images": [scene.image], "patch_names": self.patches(scene)}
+
+
+class SceneCollator(ChatCollator):
+    """`ChatCollator` that keeps the patches' names, `[B, patches]`."""
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = super().__call__(examples)
+        batch["patch_names"] = torch.stack([example["patch_names"] for example in examples])
+        return batch
+
+
+class AlignedTrainer(Trainer):
+    """Adds `alignment` times the cross-entropy of patch features against the embeddings of all names.
+
+    A name's embedding is the mean of its tokens'; the background's is that of `<image>`. Similarity is the cosine,
+    over a fixed temperature.
+    """
+
+    def __init__(self, alignment: float, names: list[str], tokenizer: PreTrainedTokenizerBase, **options: Any):
+        super().__init__(**options)
+        self.alignment = alignment
+        tokens = [[tokenizer.convert_tokens_to_ids("<image>")]]
+        tokens += [tokenizer(f"A {name}", add_special_tokens=False)["input_ids"][1:] for name in names]
+        self.name_tokens = [torch.tensor(ids) for ids in tokens]
+
+    def compute_loss(self, model, inputs, return_outputs=False, **options):
+        patch_names = inputs.pop("patch_names")
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
+        if self.alignment:
+            table = self.accelerator.unwrap_model(model).get_input_embeddings().weight.detach()
+            words = torch.stack([table[ids.to(table.device)].mean(0) for ids in self.name_tokens])
+            features = F.normalize(outputs.image_hidden_states.float(), dim=-1)
+            logits = features @ F.normalize(words, dim=-1).t() / TEMPERATURE
+            loss = loss + self.alignment * patch_loss(logits, patch_names.flatten())
+        return (loss, outputs) if return_outputs else loss
 
 
 def build(recipe: dict[str, Any]) -> tuple[VLMambaForConditionalGeneration, VLMambaProcessor]:
@@ -64,8 +105,11 @@ def build(recipe: dict[str, Any]) -> tuple[VLMambaForConditionalGeneration, VLMa
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         **tokens,
     )
-    model = VLMambaForConditionalGeneration(config)
-    model.model.vision_tower.load_state_dict(encoder.vim.state_dict())
+    if recipe.get("start"):
+        model = VLMambaForConditionalGeneration.from_pretrained(recipe["start"], dtype=torch.float32)
+    else:
+        model = VLMambaForConditionalGeneration(config)
+        model.model.vision_tower.load_state_dict(encoder.vim.state_dict())
     model.generation_config.max_new_tokens = 64
     side = encoder.config.image_size
     processor = VLMambaProcessor(
@@ -85,12 +129,17 @@ def main() -> None:
     drawings = load_drawings(Path(data["folder"]) / "drawings", data["vendors"])
     size, turns = processor.image_processor.size["height"], data["turns"]
     length = arguments.max_steps * arguments.per_device_train_batch_size
-    trainer = Trainer(
+    names = sorted({drawing.name for drawing in drawings})
+    patches = PatchNames(names, model.config.vision_config)
+    trainer = AlignedTrainer(
+        recipe.get("alignment", 0.0),
+        names,
+        processor.tokenizer,
         model=model,
         args=arguments,
-        train_dataset=Conversations(EmojiScenes(drawings, data["seed"], size, length, turns)),
-        eval_dataset=Conversations(EmojiScenes(drawings, data["seed"] + 1, size, data["test_scenes"], turns)),
-        data_collator=ChatCollator(processor),
+        train_dataset=Conversations(EmojiScenes(drawings, data["seed"], size, length, turns), patches),
+        eval_dataset=Conversations(EmojiScenes(drawings, data["seed"] + 1, size, data["test_scenes"], turns), patches),
+        data_collator=SceneCollator(processor),
         processing_class=processor,
     )
     run(trainer, recipe)

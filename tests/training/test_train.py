@@ -17,6 +17,7 @@ from tests.training.test_emoji_data import THINGS, draw
 from training import bundle, train_encoder, train_tokenizer, train_vlm
 from training.build_emoji import DRAWING_FEATURES, save
 from training.common import parse_recipe
+from training.patches import PatchNames
 
 DATA = {"vendors": ["flat", "tall"], "seed": 1, "test_scenes": 4}
 STEPS = {
@@ -70,6 +71,7 @@ def trained(tmp_path_factory) -> Path:
                 "output_dir": out["vlm"],
                 "tokenizer": out["tokenizer"],
                 "encoder": out["encoder"],
+                "alignment": 0.5,
                 "model": {
                     "projector": {"projector_type": "vss_l2", "scan": "cross_scan", "state_size": 4},
                     "text": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
@@ -124,16 +126,17 @@ def test_bundling_halves_the_weights_and_keeps_the_answers_loadable(trained, tmp
 
 def test_patch_labels_follow_the_boxes(trained):
     from training.data.emoji_scenes import EmojiScenes, load_drawings
-    from vlmamba import VimConfig, VLMambaImageProcessor
+    from vlmamba import VimConfig
 
     drawings = load_drawings(trained / "drawings", DATA["vendors"])
     names = sorted(THINGS)
     config = VimConfig(image_size=64, patch_size=8)
     scenes = EmojiScenes(drawings, seed=3, size=64, length=20)
-    data = train_encoder.PatchLabels(scenes, names, config, VLMambaImageProcessor(size={"height": 64, "width": 64}))
+    patches = PatchNames(names, config)
     seen = 0
-    for index in range(len(data)):
-        scene, labels = scenes.scene(index), data[index]["labels"].view(8, 8)
+    for index in range(len(scenes)):
+        scene = scenes.scene(index)
+        labels = patches(scene).view(8, 8)
         for row in range(8):
             for column in range(8):
                 centre = (column * 8 + 4, row * 8 + 4)
