@@ -3,10 +3,11 @@
 
     python -m training.train_vlm --recipe training/recipes/emoji_vlm.yaml
 
-The encoder starts from stage 0 (`training.train_encoder`), the rest from scratch or from the model that the recipe
-names under `start`. Each example is a conversation of several questions about one scene; the loss is on the answers.
-With `alignment` in the recipe, a second loss draws the features of every patch towards the language model's embedding
-of what the patch shows: a language model that can copy names from its context then finds them in the image.
+The encoder starts from stage 0 (`training.train_encoder`), the connector from scratch, the language model from scratch
+or from the one of the model folder that the recipe names under `language`. Each example is a conversation of several
+questions about one scene; the loss is on the answers. With `alignment` in the recipe, a second loss draws the features
+of every patch to the language model's embedding of what the patch shows: a language model that can copy names from its
+context then finds them in the image. Modules listed under `freeze` are not trained.
 Run it again and it resumes; the output folder is a complete model folder that `vlmamba ask --model` takes.
 """
 
@@ -61,11 +62,20 @@ class SceneCollator(ChatCollator):
         return batch
 
 
-class AlignedTrainer(Trainer):
-    """Adds `alignment` times the cross-entropy of patch features against the embeddings of all names.
+def word_distance(features: torch.Tensor, words: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How far features `[patches, D]` are from the words `[names, D]` that their labels number; -100 does not count."""
+    cosines = F.normalize(features, dim=-1) @ F.normalize(words, dim=-1).t()
+    known = labels >= 0
+    error = (features[known] - words[labels[known]]).square().mean() / words.square().mean()
+    return patch_loss(cosines / TEMPERATURE, labels) + error
 
-    A name's embedding is the mean of its tokens'; the background's is that of `<image>`. Similarity is the cosine,
-    over a fixed temperature.
+
+class AlignedTrainer(Trainer):
+    """Adds `alignment` times the distance of patch features from the embeddings of what the patches show.
+
+    A name's embedding is the mean of its tokens'; the background's is that of `<image>`. The distance is the
+    cross-entropy of the cosines with all names, over a fixed temperature, plus the squared error over the embeddings'
+    mean square: features get the direction and the size of words.
     """
 
     def __init__(self, alignment: float, names: list[str], tokenizer: PreTrainedTokenizerBase, **options: Any):
@@ -79,11 +89,11 @@ class AlignedTrainer(Trainer):
         patch_names = inputs.pop("patch_names")
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
         if self.alignment:
-            table = self.accelerator.unwrap_model(model).get_input_embeddings().weight.detach()
+            table = self.accelerator.unwrap_model(model).get_input_embeddings().weight.detach().float()
             words = torch.stack([table[ids.to(table.device)].mean(0) for ids in self.name_tokens])
-            features = F.normalize(outputs.image_hidden_states.float(), dim=-1)
-            logits = features @ F.normalize(words, dim=-1).t() / TEMPERATURE
-            loss = loss + self.alignment * patch_loss(logits, patch_names.flatten())
+            loss = loss + self.alignment * word_distance(
+                outputs.image_hidden_states.float(), words, patch_names.flatten()
+            )
         return (loss, outputs) if return_outputs else loss
 
 
@@ -105,11 +115,13 @@ def build(recipe: dict[str, Any]) -> tuple[VLMambaForConditionalGeneration, VLMa
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         **tokens,
     )
-    if recipe.get("start"):
-        model = VLMambaForConditionalGeneration.from_pretrained(recipe["start"], dtype=torch.float32)
-    else:
-        model = VLMambaForConditionalGeneration(config)
-        model.model.vision_tower.load_state_dict(encoder.vim.state_dict())
+    model = VLMambaForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(encoder.vim.state_dict())
+    if recipe.get("language"):
+        taught = VLMambaForConditionalGeneration.from_pretrained(recipe["language"], dtype=torch.float32)
+        model.model.language_model.load_state_dict(taught.model.language_model.state_dict())
+    for name in recipe.get("freeze", []):
+        model.model.get_submodule(name).requires_grad_(False)
     model.generation_config.max_new_tokens = 64
     side = encoder.config.image_size
     processor = VLMambaProcessor(

@@ -72,6 +72,7 @@ def trained(tmp_path_factory) -> Path:
                 "tokenizer": out["tokenizer"],
                 "encoder": out["encoder"],
                 "alignment": 0.5,
+                "freeze": ["vision_tower"],
                 "model": {
                     "projector": {"projector_type": "vss_l2", "scan": "cross_scan", "state_size": 4},
                     "text": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
