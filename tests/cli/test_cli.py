@@ -281,7 +281,7 @@ def test_no_question(red):
 @pytest.mark.parametrize("placeholders, given", [(1, 0), (2, 1), (1, 2)])
 def test_placeholders_must_match(placeholders, given, red, model_folder):
     result = run("ask", *[red] * given, "<image>" * placeholders + "what?", "--model", model_folder)
-    refused(result, f"{placeholders} <image>", f"{given} images")
+    refused(result, f"{placeholders} <image>", f"{given} image(s)")
 
 
 def bad_images(folder: Path) -> dict[str, Path]:

@@ -40,8 +40,8 @@ def user_message(question: str, images: list[Image.Image]) -> dict:
         texts = [""] * len(images) + [question]
     elif placeholders != len(images):
         raise CommandError(
-            f"argument QUESTION: it has {placeholders} {IMAGE_TOKEN} placeholders, "
-            f"but {len(images)} images are given; expected as many"
+            f"argument QUESTION: it has {placeholders} {IMAGE_TOKEN} placeholder(s), "
+            f"but {len(images)} image(s) are given; expected as many"
         )
     content = [_text(texts[0])]
     for image, text in zip(images, texts[1:], strict=True):
