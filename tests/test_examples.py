@@ -16,3 +16,9 @@ def test_own_scan():
     first, features = run("examples/own_scan.py").splitlines()
     assert first == str([0, 1, 2, 3, 7, 11, 10, 9, 8, 4, 5, 6])
     assert features == "image features (16, 64)"
+
+
+def test_ask():
+    question = "Is there a castle in the picture?"
+    answer = run("examples/ask.py", "examples/castle.png", question).strip()
+    assert f"| `castle.png` | {question} | {answer} |" in (ROOT / "README.md").read_text()

@@ -535,7 +535,9 @@ def test_chat_on_a_terminal(model_folder, red):
 
     ours, theirs = pty.openpty()
     command = [*COMMAND, "chat", red, "--model", str(model_folder)]
-    process = start(command, text=False, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    # a background job of a shell hands an ignored SIGINT down
+    terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+    process = start(command, text=False, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **terminal)
     os.close(theirs)
     screen = Screen(ours)
     try:
