@@ -56,8 +56,24 @@ def training_arguments(recipe: dict[str, Any]) -> transformers.TrainingArguments
     return transformers.TrainingArguments(**(defaults | recipe["training"]))
 
 
+class StopAt(transformers.TrainerCallback):
+    """Ends a run before its planned last step; the learning rate follows the plan."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **options) -> None:
+        if state.global_step >= self.step:
+            control.should_save = control.should_training_stop = True
+
+
 def run(trainer: Trainer, recipe: dict[str, Any]) -> None:
-    """Train from the last checkpoint in the output folder, if there is one; leave the model, recipe and log there."""
+    """Train from the last checkpoint in the output folder, if there is one; leave the model, recipe and log there.
+
+    A recipe with `stop_at` ends at that step.
+    """
+    if "stop_at" in recipe:
+        trainer.add_callback(StopAt(recipe["stop_at"]))
     folder = Path(trainer.args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))

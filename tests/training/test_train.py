@@ -99,6 +99,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one(trained, tmp_path, monkeypat
     assert len((tmp_path / "again" / "log.jsonl").read_text().splitlines()) >= 1
 
 
+def test_a_run_can_stop_before_its_plan_ends(trained, tmp_path, monkeypatch):
+    recipe = yaml.safe_load((trained / "vlm.yaml").read_text())
+    recipe["output_dir"] = recipe["training"]["output_dir"] = str(tmp_path / "short")
+    run(train_vlm, {**recipe, "stop_at": 3, "language": str(trained / "vlm")}, monkeypatch)
+    ours, whole = (load_file(f / "model.safetensors") for f in (tmp_path / "short", trained / "vlm"))
+    assert (tmp_path / "short" / "checkpoint-3").is_dir() and not (tmp_path / "short" / "checkpoint-6").exists()
+    # the encoder is frozen, the language model started from another one
+    assert all(torch.equal(ours[key], whole[key]) for key in whole if "vision_tower" in key)
+    assert any(not torch.equal(ours[key], whole[key]) for key in whole if "language_model" in key)
+
+
 def test_the_output_is_a_complete_model_folder(trained):
     model = AutoModelForImageTextToText.from_pretrained(trained / "vlm")
     processor = AutoProcessor.from_pretrained(trained / "vlm")
