@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command: `python -m benchmarks scan|lm|vision|triton`, from the root of the repository."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import report, shapes
+
+HELP = """How fast, and in how much memory, compared with whom.
+
+Every candidate runs in this process, in turn (A B A B), on the same inputs, and only after its result was
+compared with ours. Shown are medians and [[min..max]] of the ratios round by round: [cyan]x60[/] means that
+the peer takes 60 times as long. At one thread the process's CPU time is measured, which other programs
+disturb least; at more threads the wall clock. All numbers go to a JSON file, ratios to a plot beside it.
+
+[bold]Examples[/]
+  [green]python -m benchmarks scan[/]                     the kernel, four shapes, time and memory
+  [green]python -m benchmarks scan --shapes a --rounds 3[/]
+  [green]python -m benchmarks scan --length-curve[/]      1k to 64k rows: the cost is linear
+  [green]python -m benchmarks lm[/]                       Mamba-130m: prefill and decoding
+  [green]python -m benchmarks vision[/]                   Vim-S against a ViT-S, growing resolution
+  [green]python -m benchmarks triton[/]                   registers and instructions of the GPU kernels
+
+[cyan]--quick[/] runs tiny sizes in seconds, to see that all works; its numbers mean nothing.
+Peers that are not installed are left out: pip install matplotlib mambapy timm llama-cpp-python gguf
+"""
+
+app = typer.Typer(
+    help=HELP,
+    rich_markup_mode="rich",
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Threads = Annotated[str, typer.Option(help="Numbers of threads, with commas; the first is the one plotted.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Interleaved rounds; what takes over 4 s a call gets three.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes, for trying the command out.")]
+Check = Annotated[bool, typer.Option("--check/--no-check", help="Compare results before timing; no ratio otherwise.")]
+Memory = Annotated[bool, typer.Option("--memory/--no-memory", help="Peak memory too, each in a fresh process.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of JSON and PNG [default: benchmarks/results, runs/benchmarks if --quick]")
+]
+
+
+@app.command()
+def scan(
+    shape_names: Annotated[str, typer.Option("--shapes", help="Some of a, b, c1, c2; see benchmarks/shapes.py.")] = "",
+    modes: Annotated[str, typer.Option(help="forward, training or both.")] = "forward,training",
+    thread_counts: Threads = "1,2",
+    rounds: Rounds = 7,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Also transformers' associative scan; compiles for minutes.")
+    ] = False,
+    length_curve: Annotated[
+        bool, typer.Option("--length-curve", help="Time and memory over the length instead of the shapes.")
+    ] = False,
+    with_memory: Memory = True,
+    check: Check = True,
+    quick: Quick = False,
+    out: Out = None,
+) -> None:
+    """The selective scan: native, torch, gathered paths, transformers, plain loop, mambapy."""
+    from benchmarks import length_curve as curve
+    from benchmarks import scan as benchmark
+
+    counts = _numbers(thread_counts)
+    if length_curve:
+        shape, lengths = (
+            (shapes.QUICK_CURVE, shapes.QUICK_CURVE_LENGTHS) if quick else (shapes.CURVE, shapes.CURVE_LENGTHS)
+        )
+        content = curve.run(shape, lengths, _some(modes, benchmark.MODES, "modes"), counts[0], rounds, with_memory)
+        _finish("length", content, curve.draw, quick, out)
+        return
+    known = shapes.QUICK_SCANS if quick else shapes.SCANS
+    chosen = [known[name] for name in _some(shape_names, known, "shapes")]
+    modes = _some(modes, benchmark.MODES, "modes")
+    content = benchmark.run(chosen, modes, counts, rounds, compiled, check, with_memory)
+    _finish("scan", content, benchmark.draw, quick, out)
+
+
+@app.command()
+def triton() -> None:
+    """Registers, spills and instructions of the compiled GPU kernels; needs no GPU."""
+    try:
+        from benchmarks import triton_resources
+    except ImportError as error:
+        raise typer.BadParameter(f"the table of Triton's resources cannot be made here: {error}") from error
+    triton_resources.main()
+
+
+def _finish(name: str, content: dict, draw, quick: bool, out: Path | None) -> None:
+    folder = out or (Path("runs/benchmarks") if quick else report.RESULTS)
+    path = report.save(name, folder, {"benchmark": name, "quick": quick, **report.environment(), **content})
+    report.plot(path.with_suffix(".png"), partial(draw, content=content))
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise typer.BadParameter(f"{text!r}, expected positive numbers with commas between them, as 1,2")
+    return numbers
+
+
+def _some(text: str, known, option: str) -> list[str]:
+    """Names with commas between them; all of `known` when empty."""
+    names = [part.strip() for part in text.split(",") if part.strip()] or list(known)
+    if unknown := [name for name in names if name not in known]:
+        raise typer.BadParameter(f"--{option} {', '.join(unknown)}: expected some of {', '.join(known)}")
+    return names
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks")

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m benchmarks scan`: the selective scan against every peer, forward and training, time and memory."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks import agreement, memory, report, roofline
+from benchmarks.peers import mambapy, ours, plain, transformers_scan
+from benchmarks.peers.scan_job import ScanJob, in_path_order
+from benchmarks.shapes import ScanShape
+from benchmarks.timing import interleave, ratio, spread, threads
+
+MODES = ("forward", "training")
+# an autograd graph of L slices of a (B, D, L, N) tensor adds L gradients of its full size
+QUADRATIC_LIMIT = 40e9
+
+
+class Provider(NamedTuple):
+    """Who computes a scan, and what keeps it from a shape or a mode."""
+
+    job: Callable[[ScanShape], ScanJob]
+    needs: Callable[[ScanShape, str], str] = lambda shape, mode: ""
+
+
+def _quadratic(shape: ScanShape, mode: str) -> str:
+    numbers = shape.elements * shape.states * shape.length
+    if mode == "training" and numbers > QUADRATIC_LIMIT:
+        return f"its training is quadratic in L: {numbers:.0e} additions of gradients, many minutes a step"
+    return ""
+
+
+def _first(scan: Callable[..., torch.Tensor]) -> Callable[[ScanShape], ScanJob]:
+    return partial(in_path_order, scan=scan, channels_first=True)
+
+
+PROVIDERS = {
+    "native": Provider(partial(ours.in_place, backend="native")),
+    "torch": Provider(partial(ours.in_place, backend="torch")),
+    "native, gathered": Provider(
+        partial(ours.gathered, backend="native"), lambda shape, _: "" if shape.order else "one direction"
+    ),
+    "transformers": Provider(_first(transformers_scan.sequential), _quadratic),
+    "plain reference": Provider(_first(plain.scan), _quadratic),
+    "mambapy": Provider(
+        partial(in_path_order, scan=mambapy.scan, channels_first=False), lambda shape, mode: mambapy.reason()
+    ),
+}
+COMPILED = {"associative scan, compiled": Provider(_first(transformers_scan.associative))}
+# whose times the others are divided by
+SUBJECTS = ("native", "torch")
+MEMORY_PROVIDERS = ("native", "torch", "transformers", "mambapy")
+
+
+def run(
+    shapes: Iterable[ScanShape],
+    modes: Iterable[str],
+    thread_counts: Iterable[int],
+    rounds: int,
+    compiled: bool,
+    check: bool,
+    with_memory: bool,
+) -> dict[str, Any]:
+    """Everything that goes into the JSON file.
+
+    Args:
+        shapes, modes, thread_counts: what is measured; a result for each combination.
+        rounds: of interleaved samples.
+        compiled: also the peer that needs torch.compile.
+        check: leave out whoever does not agree with the first provider.
+        with_memory: peak memory too.
+    """
+    slot = roofline.slot_seconds()
+    results, peaks = [], []
+    for shape in shapes:
+        for mode in modes:
+            with report.console.status(f"{shape.name} {mode}"):
+                found = _measure(shape, mode, thread_counts, rounds, compiled, check, slot)
+                results += found
+                if with_memory:
+                    peaks.append(_memory(shape, mode))
+            show(found, peaks[-1] if with_memory else None)
+    return {"slot_nanoseconds": None if slot is None else slot * 1e9, "results": results, "memory": peaks}
+
+
+def _measure(shape, mode, thread_counts, rounds, compiled, check, slot) -> list[dict[str, Any]]:
+    calls, errors, skipped = prepare(shape, mode, compiled, check)
+    results = []
+    for count in thread_counts:
+        with threads(count):
+            samples = {name: sample.of(count) for name, sample in interleave(calls, rounds).items()}
+        results.append(
+            {
+                "shape": asdict(shape),
+                "description": shape.description,
+                "mode": mode,
+                "threads": count,
+                "clock": "process CPU time" if count == 1 else "wall",
+                "elements": shape.elements,
+                "seconds": samples,
+                "ns_per_element": {
+                    name: {key: 1e9 * value / shape.elements for key, value in spread(values).items()}
+                    for name, values in samples.items()
+                },
+                "ratios": ratios(samples),
+                "errors": errors,
+                "skipped": skipped,
+                "roofline": _roofline(shape, mode, count, samples, slot),
+            }
+        )
+    return results
+
+
+def ratios(samples: dict[str, list[float]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Subject -> peer -> how many times the subject's time the peer takes."""
+    return {
+        subject: {name: ratio(values, samples[subject]) for name, values in samples.items() if name != subject}
+        for subject in SUBJECTS
+        if subject in samples
+    }
+
+
+def _roofline(shape, mode, count, samples, slot) -> dict[str, float] | None:
+    if mode != "forward" or count != 1 or slot is None or shape.states < 16 or "native" not in samples:
+        return None
+    floor = roofline.floor_nanoseconds(shape.states, slot)
+    measured = 1e9 * spread(samples["native"])["median"] / shape.elements
+    return {"floor_ns_per_element": floor, "share": floor / measured}
+
+
+def prepare(
+    shape: ScanShape, mode: str, compiled: bool, check: bool
+) -> tuple[dict[str, Callable[[], object]], dict[str, float], dict[str, str]]:
+    """Calls to time by provider, their differences from the first one, and who is left out and why."""
+    calls, errors, skipped = {}, {}, {}
+    expected = None
+    for name, provider in (PROVIDERS | (COMPILED if compiled else {})).items():
+        if why := provider.needs(shape, mode):
+            skipped[name] = why
+            continue
+        try:
+            job = provider.job(shape)
+            call = call_of(shape, job, mode)
+            if not check:
+                calls[name] = call
+                continue
+            found = call()
+        except (ValueError, RuntimeError) as error:
+            skipped[name] = str(error).splitlines()[0]
+            continue
+        expected = expected or found
+        errors[name], why = _compare(found, expected, job)
+        if why:
+            skipped[name] = why
+        else:
+            calls[name] = call
+    return calls, errors, skipped
+
+
+def call_of(shape: ScanShape, job: ScanJob, mode: str) -> Callable[[], dict[str, torch.Tensor]]:
+    if mode == "forward":
+        return lambda: {"y": job.forward()}
+    generator = torch.Generator().manual_seed(1)
+    dy = torch.randn(shape.batch, shape.length, shape.channels, generator=generator)
+    dy = job.layout("y", dy)
+    return lambda: job.training(dy)
+
+
+def _compare(found, expected, job: ScanJob) -> tuple[float, str]:
+    """The largest difference, and which tensor is beyond its tolerance, if one is."""
+    worst, why = 0.0, ""
+    for name, value in found.items():
+        error = agreement.difference(value, job.layout(name, expected[name]))
+        if error > (agreement.VALUE if name == "y" else agreement.GRADIENT):
+            why = why or f"no ratio: {'y' if name == 'y' else f'the gradient of {name}'} differs by {error:.1e}"
+        worst = max(worst, error)
+    return worst, why
+
+
+def memory_job(shape: dict[str, Any], mode: str, provider: str) -> tuple[Callable, Callable]:
+    """For `benchmarks.memory`: a scan of a few rows, and the scan of `shape`."""
+    torch.set_num_threads(1)
+    large = ScanShape(**shape)
+    grid = None if large.grid is None else (1, 8)
+    small = ScanShape(**shape | {"batch": 1, "length": 8, "channels": 32, "grid": grid})
+    return tuple(call_of(each, PROVIDERS[provider].job(each), mode) for each in (small, large))
+
+
+def _memory(shape: ScanShape, mode: str) -> dict[str, Any]:
+    peaks, skipped = {}, {}
+    for name in MEMORY_PROVIDERS:
+        why = memory.reason() or PROVIDERS[name].needs(shape, mode)
+        if not why:
+            try:
+                peaks[name] = memory.peak("benchmarks.scan:memory_job", shape=asdict(shape), mode=mode, provider=name)
+            except RuntimeError as error:
+                why = str(error)
+        if why:
+            skipped[name] = why
+    inputs = sum(value.nbytes for value in shape.inputs().values())
+    output = 4 * shape.batch * shape.length * shape.channels
+    return {
+        "shape": shape.name,
+        "mode": mode,
+        "inputs": inputs,
+        "output": output,
+        "extra_peak": peaks,
+        "skipped": skipped,
+    }
+
+
+def show(results: list[dict[str, Any]], peaks: dict[str, Any] | None) -> None:
+    """One table: a row for each number of threads and provider."""
+    first = results[0]
+    subjects = list(first["ratios"])
+    rows = []
+    for result in results:
+        clock = f"{result['threads']}, {'CPU' if result['threads'] == 1 else 'wall'}"
+        for name, cell in result["ns_per_element"].items():
+            against = [report.times(result["ratios"][subject].get(name)) for subject in subjects]
+            extra = report.megabytes((peaks or {}).get("extra_peak", {}).get(name))
+            rows.append([clock, name, report.short(cell["median"]), *against, extra])
+    columns = ["threads", "provider", "ns/element", *(f"to {subject}" for subject in subjects), "extra peak"]
+    report.table(f"{first['shape']['name']} {first['mode']}: {first['description']}", columns, rows, left=2)
+    for name, why in first["skipped"].items():
+        report.console.print(f"[dim]{name}: {why}[/]")
+    if first["roofline"]:
+        floor, share = first["roofline"]["floor_ns_per_element"], first["roofline"]["share"]
+        report.console.print(f"native reaches {share:.0%} of the multiply-add roofline ({floor:.2f} ns/element)")
+
+
+def draw(figure: Any, content: dict[str, Any]) -> None:
+    """Bars: how many times longer than our fastest backend, one panel for each mode."""
+    chosen = [r for r in content["results"] if r["threads"] == content["results"][0]["threads"] and r["ratios"]]
+    modes = sorted({r["mode"] for r in chosen})
+    for axes, mode in zip(figure.subplots(1, len(modes), squeeze=False)[0], modes, strict=True):
+        of_mode = [r for r in chosen if r["mode"] == mode]
+        subject = next(iter(of_mode[0]["ratios"]))
+        names = list(dict.fromkeys(name for r in of_mode for name in r["ratios"][subject]))
+        for i, name in enumerate(names):
+            bars = [(x, r["ratios"][subject][name]) for x, r in enumerate(of_mode) if name in r["ratios"][subject]]
+            low = [b["median"] - b["min"] for _, b in bars]
+            high = [b["max"] - b["median"] for _, b in bars]
+            places = [x + (i - len(names) / 2) * 0.8 / len(names) for x, _ in bars]
+            width = 0.75 / len(names)
+            axes.bar(places, [b["median"] for _, b in bars], width, label=name, yerr=[low, high], capsize=2)
+        axes.axhline(1, color="black", linewidth=1)
+        axes.set(yscale="log", title=f"{mode}: time / {subject}'s", xticks=range(len(of_mode)))
+        axes.set_xticklabels([r["shape"]["name"] for r in of_mode])
+        axes.legend(fontsize=7)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interleaved measurement: A B A B in one process, so that a change of the machine's mood meets everybody.
+
+At one thread the process's CPU time is the figure to trust: it does not count what other programs do in
+between. At more threads waiting threads spin and count, so there the wall clock is it.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+
+MIN_SECONDS = 0.05
+SLOW_SECONDS = 4.0
+SLOW_ROUNDS = 3
+
+
+@dataclass
+class Samples:
+    """Seconds per call of one candidate, one number a round."""
+
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+    def of(self, threads: int) -> list[float]:
+        """The clock to trust at so many threads."""
+        return self.cpu if threads == 1 else self.wall
+
+
+def interleave(
+    calls: dict[str, Callable[[], object]], rounds: int, min_seconds: float = MIN_SECONDS
+) -> dict[str, Samples]:
+    """Time every candidate once a round, in turn.
+
+    Args:
+        calls: name -> function without arguments.
+        rounds: rounds after the one that warms up.
+        min_seconds: short calls are repeated until a sample is about this long.
+
+    Returns:
+        name -> samples. A call that takes over 4 s needs no warming up: its first call counts, and it is called three
+        times in all, while the others go on.
+    """
+    samples = {name: Samples() for name in calls}
+    repeats = {}
+    for name, call in calls.items():
+        _time(call, 1, samples[name])
+        repeats[name] = max(1, round(min_seconds / max(samples[name].wall[0], 1e-7)))
+    slow = {name for name in calls if samples[name].wall[0] > SLOW_SECONDS}
+    samples |= {name: Samples() for name in calls if name not in slow}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            if name not in slow or len(samples[name].wall) < SLOW_ROUNDS:
+                _time(call, repeats[name], samples[name])
+    return samples
+
+
+def _time(call: Callable[[], object], repeats: int, samples: Samples) -> None:
+    cpu, wall = time.process_time(), time.perf_counter()
+    for _ in range(repeats):
+        call()
+    samples.wall.append((time.perf_counter() - wall) / repeats)
+    samples.cpu.append((time.process_time() - cpu) / repeats)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def ratio(slower: list[float], faster: list[float]) -> dict[str, float]:
+    """How many times longer `slower` takes: the spread of the ratios round by round."""
+    return spread([s / f for s, f in zip(slower, faster, strict=False)])
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """PyTorch, and with it our kernels, on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
