@@ -12,6 +12,7 @@ from transformers import GenerationConfig, MambaConfig, TextStreamer, pipeline
 from tests import golden
 from tests.models.tiny import tiny_model, tiny_processor
 from vlmamba import MambaForCausalLM, apply_kernels, from_official
+from vlmamba.models.modeling_utils import CACHE
 
 NEW = 12
 TOLERANCE = {"rtol": 0, "atol": 1e-9}
@@ -98,11 +99,11 @@ def test_a_warm_cache_takes_any_number_of_tokens(model, processor, cuts):
     )
     cache, parts = None, []
     for start, stop in zip((0, *cuts), (*cuts, ids.shape[1]), strict=True):
-        out = model(inputs_embeds=embeds[:, start:stop], cache_params=cache, use_cache=True)
-        cache = out.cache_params
+        out = model(inputs_embeds=embeds[:, start:stop], cache=cache, use_cache=True)
+        cache = out[CACHE]
         parts.append(out.logits)
     torch.testing.assert_close(torch.cat(parts, 1), whole.logits, **TOLERANCE)
-    for mine, theirs in zip(cache.layers, whole.cache_params.layers, strict=True):
+    for mine, theirs in zip(cache.layers, whole[CACHE].layers, strict=True):
         torch.testing.assert_close(mine.recurrent_states[0], theirs.recurrent_states[0], **TOLERANCE)
         torch.testing.assert_close(mine.conv_states[0], theirs.conv_states[0], **TOLERANCE)
 
@@ -122,8 +123,8 @@ def test_a_second_turn_of_a_padded_batch_continues_the_first(model, processor, s
         return ids, mask
 
     (ids1, mask1), (ids2, mask2) = pad(first), pad(second)
-    cache = model(ids1, attention_mask=mask1, use_cache=True).cache_params
-    logits = model(ids2, attention_mask=mask2, cache_params=cache, use_cache=True).logits
+    cache = model(ids1, attention_mask=mask1, use_cache=True)[CACHE]
+    logits = model(ids2, attention_mask=mask2, cache=cache, use_cache=True).logits
     for row in range(2):
         alone = model(torch.cat([first[row], second[row]])[None]).logits[0, -len(second[row]) :]
         torch.testing.assert_close(logits[row][mask2[row].bool()], alone, **TOLERANCE)
@@ -252,14 +253,14 @@ def test_the_official_language_model_is_met(name):
         fixture.check(lm(input_ids=ids).logits, "output.logits")
         out = lm(input_ids=ids[:, :prefix], use_cache=True)
         fixture.check(out.logits[:, -1:], "decode.prefill_last_logits")
-        for i, layer in enumerate(out.cache_params.layers):
+        for i, layer in enumerate(out[CACHE].layers):
             fixture.check(layer.conv_states[0], f"decode.prefill.conv_state.{i}")
             fixture.check(layer.recurrent_states[0], f"decode.prefill.ssm_state.{i}")
         for step in range(fixture.config["n_steps"]):
             token = ids[:, prefix + step : prefix + step + 1]
-            out = lm(input_ids=token, cache_params=out.cache_params, use_cache=True)
+            out = lm(input_ids=token, **{CACHE: out[CACHE]}, use_cache=True)
             fixture.check(out.logits[:, -1:], f"decode.step{step}_logits")
-        fixture.check(out.cache_params.layers[0].recurrent_states[0], "decode.final.ssm_state.0")
+        fixture.check(out[CACHE].layers[0].recurrent_states[0], "decode.final.ssm_state.0")
         greedy = lm.generate(ids[:, :prefix], attention_mask=torch.ones_like(ids[:, :prefix]), max_new_tokens=12)
     expected = fixture.io["decode.greedy12_from_prefix"]
     assert torch.equal(greedy[:, -12:], expected[:, -12:].long())
@@ -288,5 +289,5 @@ def test_the_language_model_keeps_our_mixer_when_reloaded(tmp_path):
         assert torch.equal(together[row], alone[0])
     whole = lm(ids[:1])
     first = lm(ids[:1, :2], use_cache=True)
-    second = lm(ids[:1, 2:], cache_params=first.cache_params, use_cache=True)
+    second = lm(ids[:1, 2:], **{CACHE: first[CACHE]}, use_cache=True)
     torch.testing.assert_close(second.logits, whole.logits[:, 2:])

@@ -103,7 +103,7 @@ def test_more_or_fewer_placeholders_than_features_names_both_numbers():
         model(input_ids=IDS)
     with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
         model()
-    with pytest.raises(ValueError, match="pass the states as cache_params"):
+    with pytest.raises(ValueError, match="pass the states as cache"):
         model(input_ids=IDS, pixel_values=PIXELS, past_key_values=object())
     with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 5\), expected \(1, at least 11\)"):
         model(input_ids=IDS, pixel_values=PIXELS, attention_mask=torch.ones(1, 5))

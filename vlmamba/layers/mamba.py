@@ -22,32 +22,35 @@ class MambaMixer(modeling_mamba.MambaMixer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        cache_params: Cache | None = None,
+        cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
+        cache_params: Cache | None = None,
         **kwargs: object,
     ) -> torch.Tensor:
         """Mix tokens.
 
         Args:
             hidden_states: `[B, L, hidden_size]`.
-            cache_params: states to continue from and to update; a warm cache takes any L.
+            cache: states to continue from and to update; a warm cache takes any L.
             attention_mask: `[B, >= L]`, 0 for padding anywhere; its last L columns count. Padding leaves no trace in
                 the states, so a padded batch answers as each item alone.
+            cache_params: another name for `cache` (transformers' before 5.24).
 
         Returns:
             `[B, L, hidden_size]`; padded positions hold nothing of use.
         """
+        cache = cache_params if cache is None else cache
         packing = Packing(attention_mask, hidden_states) if attention_mask is not None else None
         if packing is not None:
             hidden_states = packing.pack(hidden_states)
         x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)
         if packing is not None:
             x = x * packing.valid.unsqueeze(-1)
-        conv_state, state = self._states(cache_params)
+        conv_state, state = self._states(cache)
         if state is not None and x.shape[1] == 1 and packing is None:
-            y = self._step(x[:, 0], gate[:, 0], conv_state, state, cache_params).unsqueeze(1)
+            y = self._step(x[:, 0], gate[:, 0], conv_state, state, cache).unsqueeze(1)
         else:
-            y = self._scan(x, gate, conv_state, state, cache_params, packing)
+            y = self._scan(x, gate, conv_state, state, cache, packing)
         out = self.out_proj(y)
         return out if packing is None else packing.unpack(out)
 

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every model of this library inherits."""
 
+import inspect
+
 import torch
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, MambaModel, PreTrainedModel
+
+# what transformers' Mamba models call their states: `cache` since 5.24, `cache_params` before
+CACHE = "cache" if "cache" in inspect.signature(MambaModel.forward).parameters else "cache_params"
 
 
 class KernelPreTrainedModel(PreTrainedModel):
@@ -30,7 +35,7 @@ class PaddedGenerationMixin(GenerationMixin):
         **kwargs: object,
     ):
         """`GenerationMixin.generate`, but right padding is moved to the left first: the returned prompts then have
-        their padding on the left. With a warm `cache_params`, pass only the tokens that it has not seen.
+        their padding on the left. With a warm `cache`, pass only the tokens that it has not seen.
         """
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         mask = kwargs.get("attention_mask")

@@ -14,7 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from vlmamba.layers.connectors import CONNECTORS
 from vlmamba.layers.mamba import apply_kernels
 from vlmamba.layers.vision_mixer import VisionMixer
-from vlmamba.models.modeling_utils import KernelPreTrainedModel, PaddedGenerationMixin
+from vlmamba.models.modeling_utils import CACHE, KernelPreTrainedModel, PaddedGenerationMixin
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
 from vlmamba.ops.numerics import widened
 
@@ -25,13 +25,16 @@ class VLMambaModelOutput(ModelOutput):
 
     Attributes:
         last_hidden_state: `[B, L, hidden_size]`.
-        cache_params: the language model's states after the last token.
+        cache: the language model's states after the last token (`cache_params` with transformers before 5.24).
         hidden_states: of every layer, if asked for.
         image_hidden_states: image features in the language model's space, `[images * tokens, hidden_size]`.
     """
 
     last_hidden_state: torch.Tensor | None = None
-    cache_params: Cache | None = None
+    if CACHE == "cache":
+        cache: Cache | None = None
+    else:
+        cache_params: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
 
@@ -43,14 +46,17 @@ class VLMambaCausalLMOutput(ModelOutput):
     Attributes:
         loss: next-token cross-entropy, with `labels`.
         logits: `[B, L, vocab_size]` (or the last `logits_to_keep` positions).
-        cache_params: the language model's states after the last token.
+        cache: the language model's states after the last token (`cache_params` with transformers before 5.24).
         hidden_states: of every layer, if asked for.
         image_hidden_states: image features in the language model's space, `[images * tokens, hidden_size]`.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    cache_params: Cache | None = None
+    if CACHE == "cache":
+        cache: Cache | None = None
+    else:
+        cache_params: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
 
@@ -86,7 +92,7 @@ class VLMambaPreTrainedModel(KernelPreTrainedModel):
     input_modalities = ("image", "text")
     _is_stateful = True
     _no_split_modules = ["VimBlock", "MambaBlock", "MultiModalProjector"]
-    _skip_keys_device_placement = ["cache_params"]
+    _skip_keys_device_placement = ["cache", "cache_params"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -167,15 +173,16 @@ class VLMambaModel(VLMambaPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        cache_params: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        cache_params: Cache | None = None,
         **kwargs: object,
     ) -> VLMambaModelOutput:
         """See `VLMambaForConditionalGeneration.forward`."""
         if kwargs.get("past_key_values") is not None:
-            raise ValueError("past_key_values is not used by this model: pass the states as cache_params")
+            raise ValueError("past_key_values is not used by this model: pass the states as cache")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -193,16 +200,16 @@ class VLMambaModel(VLMambaPreTrainedModel):
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            cache_params=cache_params,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            **{CACHE: cache_params if cache is None else cache},
         )
         return VLMambaModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            cache_params=outputs.cache_params,
             hidden_states=outputs.hidden_states,
             image_hidden_states=features,
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
 
@@ -244,12 +251,13 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, PaddedGenerationMi
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        cache_params: Cache | None = None,
+        cache: Cache | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        cache_params: Cache | None = None,
         **kwargs: object,
     ) -> VLMambaCausalLMOutput:
         """One pass over a prompt, or over its continuation.
@@ -259,11 +267,12 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, PaddedGenerationMi
             pixel_values: `[images, 3, H, W]`, the images of the whole batch in reading order.
             attention_mask: `[B, L]`, 0 for padding, on either side.
             inputs_embeds: `[B, L, hidden_size]` instead of `input_ids`.
-            cache_params: states to continue from; `input_ids` then holds only the new tokens, one or many.
+            cache: states to continue from; `input_ids` then holds only the new tokens, one or many.
             labels: `[B, L]` token ids, -100 where no loss is wanted.
-            use_cache: return the states (`cache_params`).
+            use_cache: return the states (`cache`).
             logits_to_keep: compute only the last so many logits; 0 for all.
             mm_encoder_outputs: {"image": `get_image_features(...)`} instead of `pixel_values`.
+            cache_params: another name for `cache`.
 
         Returns:
             `VLMambaCausalLMOutput`.
@@ -276,7 +285,7 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, PaddedGenerationMi
             pixel_values=pixel_values,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
-            cache_params=cache_params,
+            cache=cache_params if cache is None else cache,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             mm_encoder_outputs=mm_encoder_outputs,
@@ -293,9 +302,9 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, PaddedGenerationMi
         return VLMambaCausalLMOutput(
             loss=loss,
             logits=logits,
-            cache_params=outputs.cache_params,
             hidden_states=outputs.hidden_states,
             image_hidden_states=outputs.image_hidden_states,
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
     def prepare_inputs_for_generation(
@@ -303,9 +312,10 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, PaddedGenerationMi
         input_ids: torch.Tensor,
         inputs_embeds: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        cache_params: Cache | None = None,
+        cache: Cache | None = None,
         pixel_values: torch.Tensor | None = None,
         mm_encoder_outputs: dict | None = None,
+        cache_params: Cache | None = None,
         use_cache: bool | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: object,
@@ -315,9 +325,9 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, PaddedGenerationMi
             input_ids,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            cache_params=cache_params,
             use_cache=use_cache,
             is_first_iteration=is_first_iteration,
+            **{CACHE: cache_params if cache is None else cache},
             **kwargs,
         )
         if is_first_iteration or not use_cache:
