@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import report, shapes
+from benchmarks.options import Options
 
 HELP = """How fast, and in how much memory, compared with whom.
 
@@ -36,50 +37,49 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Threads = Annotated[str, typer.Option(help="Numbers of threads, with commas; the first is the one plotted.")]
+Threads = Annotated[str, typer.Option("--threads", help="Numbers of threads, with commas; the first is plotted.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Interleaved rounds; what takes over 4 s a call gets three.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes, for trying the command out.")]
 Check = Annotated[bool, typer.Option("--check/--no-check", help="Compare results before timing; no ratio otherwise.")]
-Memory = Annotated[bool, typer.Option("--memory/--no-memory", help="Peak memory too, each in a fresh process.")]
+Memory = Annotated[
+    bool, typer.Option("--memory/--no-memory", help="Peak memory too, each candidate in a fresh process.")
+]
 Out = Annotated[
-    Path | None, typer.Option(help="Folder of JSON and PNG [default: benchmarks/results, runs/benchmarks if --quick]")
+    Path | None,
+    typer.Option(help="Folder for JSON and PNG.", show_default="benchmarks/results, runs/benchmarks if --quick"),
 ]
 
 
 @app.command()
 def scan(
-    shape_names: Annotated[str, typer.Option("--shapes", help="Some of a, b, c1, c2; see benchmarks/shapes.py.")] = "",
+    shape_names: Annotated[str, typer.Option("--shapes", help="Some of a, b, c1, c2 (benchmarks/shapes.py).")] = "",
     modes: Annotated[str, typer.Option(help="forward, training or both.")] = "forward,training",
-    thread_counts: Threads = "1,2",
-    rounds: Rounds = 7,
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Also transformers' associative scan; compiles for minutes.")
     ] = False,
     length_curve: Annotated[
         bool, typer.Option("--length-curve", help="Time and memory over the length instead of the shapes.")
     ] = False,
-    with_memory: Memory = True,
+    thread_counts: Threads = "1,2",
+    rounds: Rounds = 7,
+    memory: Memory = True,
     check: Check = True,
     quick: Quick = False,
     out: Out = None,
 ) -> None:
-    """The selective scan: native, torch, gathered paths, transformers, plain loop, mambapy."""
+    """The selective scan: native, torch, gathered paths, transformers, a plain loop, mambapy."""
     from benchmarks import length_curve as curve
     from benchmarks import scan as benchmark
 
-    counts = _numbers(thread_counts)
+    options = _options(thread_counts, rounds, memory, check, quick)
+    modes = _some(modes, benchmark.MODES, "modes")
     if length_curve:
-        shape, lengths = (
-            (shapes.QUICK_CURVE, shapes.QUICK_CURVE_LENGTHS) if quick else (shapes.CURVE, shapes.CURVE_LENGTHS)
-        )
-        content = curve.run(shape, lengths, _some(modes, benchmark.MODES, "modes"), counts[0], rounds, with_memory)
+        content = curve.run(*shapes.length_curve(quick), modes, options)
         _finish("length", content, curve.draw, quick, out)
         return
     known = shapes.QUICK_SCANS if quick else shapes.SCANS
     chosen = [known[name] for name in _some(shape_names, known, "shapes")]
-    modes = _some(modes, benchmark.MODES, "modes")
-    content = benchmark.run(chosen, modes, counts, rounds, compiled, check, with_memory)
-    _finish("scan", content, benchmark.draw, quick, out)
+    _finish("scan", benchmark.run(chosen, modes, compiled, options), benchmark.draw, quick, out)
 
 
 @app.command()
@@ -98,11 +98,16 @@ def _finish(name: str, content: dict, draw, quick: bool, out: Path | None) -> No
     report.plot(path.with_suffix(".png"), partial(draw, content=content))
 
 
-def _numbers(text: str) -> list[int]:
+def _options(thread_counts: str, rounds: int, memory: bool, check: bool, quick: bool) -> Options:
+    sample = {"min_seconds": 0.0} if quick else {}
+    return Options(_numbers(thread_counts), rounds, check, memory, **sample)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
-        numbers = []
+        numbers = ()
     if not numbers or min(numbers) < 1:
         raise typer.BadParameter(f"{text!r}, expected positive numbers with commas between them, as 1,2")
     return numbers

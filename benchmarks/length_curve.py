@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from benchmarks import memory, report, scan
+from benchmarks.options import Options
 from benchmarks.shapes import ScanShape
 from benchmarks.timing import interleave, spread, threads
 
@@ -13,36 +14,35 @@ from benchmarks.timing import interleave, spread, threads
 PEER_BYTES = 3e9
 
 
-def run(
-    shape: ScanShape, lengths: list[int], modes: Iterable[str], thread_count: int, rounds: int, with_memory: bool
-) -> dict[str, Any]:
+def run(shape: ScanShape, lengths: list[int], modes: Iterable[str], options: Options) -> dict[str, Any]:
     """Seconds and extra peak memory by length, of our fastest backend and of transformers as far as it goes."""
     ours = next(name for name in scan.SUBJECTS if name in scan.prepare(shape, "forward", False, True)[0])
     results = []
     for mode in modes:
         for length in lengths:
             with report.console.status(f"{mode} {length}"):
-                results.append(_point(replace(shape, length=length), ours, mode, thread_count, rounds, with_memory))
+                results.append(_point(replace(shape, length=length), ours, mode, options))
     show(results)
     return {"subject": ours, "results": results}
 
 
-def _point(shape, ours, mode, thread_count, rounds, with_memory) -> dict[str, Any]:
+def _point(shape, ours, mode, options) -> dict[str, Any]:
     names = [ours]
     if mode == "forward" and 4 * 3 * shape.elements * shape.states <= PEER_BYTES:
         names.append("transformers")
     calls = {name: scan.call_of(shape, scan.PROVIDERS[name].job(shape), mode) for name in names}
-    with threads(thread_count):
-        samples = {name: sample.of(thread_count) for name, sample in interleave(calls, rounds).items()}
+    count = options.threads[0]
+    with threads(count):
+        samples = {name: sample.of(count) for name, sample in interleave(calls, options).items()}
     del calls
     peaks = {}
-    if with_memory and not memory.reason():
+    if options.memory and not memory.reason():
         arguments = {"shape": asdict(shape), "mode": mode}
         peaks = {name: memory.peak("benchmarks.scan:memory_job", provider=name, **arguments) for name in names}
     return {
         "length": shape.length,
         "mode": mode,
-        "threads": thread_count,
+        "threads": count,
         "elements": shape.elements,
         "seconds": samples,
         "microseconds_per_row": {n: 1e6 * spread(values)["median"] / shape.length for n, values in samples.items()},

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import agreement, memory, report, roofline
+from benchmarks.options import Options
 from benchmarks.peers import mambapy, ours, plain, transformers_scan
 from benchmarks.peers.scan_job import ScanJob, in_path_order
 from benchmarks.shapes import ScanShape
@@ -58,40 +59,35 @@ MEMORY_PROVIDERS = ("native", "torch", "transformers", "mambapy")
 def run(
     shapes: Iterable[ScanShape],
     modes: Iterable[str],
-    thread_counts: Iterable[int],
-    rounds: int,
     compiled: bool,
-    check: bool,
-    with_memory: bool,
+    options: Options,
 ) -> dict[str, Any]:
     """Everything that goes into the JSON file.
 
     Args:
-        shapes, modes, thread_counts: what is measured; a result for each combination.
-        rounds: of interleaved samples.
+        shapes, modes: what is measured; a result for each combination and number of threads.
         compiled: also the peer that needs torch.compile.
-        check: leave out whoever does not agree with the first provider.
-        with_memory: peak memory too.
+        options: how it is measured.
     """
     slot = roofline.slot_seconds()
     results, peaks = [], []
     for shape in shapes:
         for mode in modes:
             with report.console.status(f"{shape.name} {mode}"):
-                found = _measure(shape, mode, thread_counts, rounds, compiled, check, slot)
+                found = _measure(shape, mode, compiled, options, slot)
                 results += found
-                if with_memory:
+                if options.memory:
                     peaks.append(_memory(shape, mode))
-            show(found, peaks[-1] if with_memory else None)
+            show(found, peaks[-1] if options.memory else None)
     return {"slot_nanoseconds": None if slot is None else slot * 1e9, "results": results, "memory": peaks}
 
 
-def _measure(shape, mode, thread_counts, rounds, compiled, check, slot) -> list[dict[str, Any]]:
-    calls, errors, skipped = prepare(shape, mode, compiled, check)
+def _measure(shape, mode, compiled, options, slot) -> list[dict[str, Any]]:
+    calls, errors, skipped = prepare(shape, mode, compiled, options.check)
     results = []
-    for count in thread_counts:
+    for count in options.threads:
         with threads(count):
-            samples = {name: sample.of(count) for name, sample in interleave(calls, rounds).items()}
+            samples = {name: sample.of(count) for name, sample in interleave(calls, options).items()}
         results.append(
             {
                 "shape": asdict(shape),

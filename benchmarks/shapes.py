@@ -95,10 +95,12 @@ QUICK_SCANS = {
         ScanShape("c1", "tiny VMamba", 1, 12, 16, 1, "cross_scan", (3, 4), gate=False),
     )
 }
-CURVE = ScanShape("curve", "Mamba-130m layer", 1, 1024, 1536, 16)
-CURVE_LENGTHS = [1024 * 2**i for i in range(7)]
-QUICK_CURVE = ScanShape("curve", "tiny language", 1, 16, 16, 16)
-QUICK_CURVE_LENGTHS = [16, 32, 64]
+
+
+def length_curve(quick: bool) -> tuple[ScanShape, list[int]]:
+    """The scan whose length grows, and its lengths."""
+    return (QUICK_SCANS["a"], [16, 32, 64]) if quick else (SCANS["a"], [1024 * 2**i for i in range(7)])
+
 
 # transformers.MambaConfig of state-spaces/mamba-130m-hf
 MAMBA_130M = {"hidden_size": 768, "num_hidden_layers": 24, "state_size": 16, "vocab_size": 50280}

@@ -13,7 +13,8 @@ from statistics import median
 
 import torch
 
-MIN_SECONDS = 0.05
+from benchmarks.options import Options
+
 SLOW_SECONDS = 4.0
 SLOW_ROUNDS = 3
 
@@ -30,15 +31,12 @@ class Samples:
         return self.cpu if threads == 1 else self.wall
 
 
-def interleave(
-    calls: dict[str, Callable[[], object]], rounds: int, min_seconds: float = MIN_SECONDS
-) -> dict[str, Samples]:
+def interleave(calls: dict[str, Callable[[], object]], options: Options) -> dict[str, Samples]:
     """Time every candidate once a round, in turn.
 
     Args:
         calls: name -> function without arguments.
-        rounds: rounds after the one that warms up.
-        min_seconds: short calls are repeated until a sample is about this long.
+        options: its rounds come after the one that warms up.
 
     Returns:
         name -> samples. A call that takes over 4 s needs no warming up: its first call counts, and it is called three
@@ -48,10 +46,10 @@ def interleave(
     repeats = {}
     for name, call in calls.items():
         _time(call, 1, samples[name])
-        repeats[name] = max(1, round(min_seconds / max(samples[name].wall[0], 1e-7)))
+        repeats[name] = max(1, round(options.min_seconds / max(samples[name].wall[0], 1e-7)))
     slow = {name for name in calls if samples[name].wall[0] > SLOW_SECONDS}
     samples |= {name: Samples() for name in calls if name not in slow}
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         for name, call in calls.items():
             if name not in slow or len(samples[name].wall) < SLOW_ROUNDS:
                 _time(call, repeats[name], samples[name])
