@@ -6,6 +6,7 @@ Without a C++ compiler the installation goes on: the ops then run on PyTorch.
 """
 
 import sys
+from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -31,8 +32,8 @@ setup(
     ext_modules=[
         Extension(
             "vlmamba.ops.native._native",
-            sources=[f"{FOLDER}/selective_scan.cpp"],
-            depends=[f"{FOLDER}/selective_scan.h"],
+            sources=sorted(glob(f"{FOLDER}/*.cpp")),
+            depends=sorted(glob(f"{FOLDER}/*.h")),
             extra_compile_args=["-std=c++17", "-O3", "-g0", "-ffp-contract=fast", "-Wno-psabi", *OPENMP],
             extra_link_args=OPENMP,
             language="c++",

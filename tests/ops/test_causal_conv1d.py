@@ -3,7 +3,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.close import GRADIENT, assert_close
+from tests.close import GRADIENT, VALUE, assert_close
+from tests.ops.backends import AGAINST_REFERENCE, AVAILABLE, DOUBLE
 from vlmamba.ops import causal_conv1d, causal_conv1d_update, use_backend
 from vlmamba.ops.compat import causal_conv1d_fn
 from vlmamba.ops.compat import causal_conv1d_update as compat_update
@@ -20,24 +21,69 @@ def tensors(length: int, directions: int = 2, taps: int = 4) -> dict[str, torch.
 
 @pytest.mark.parametrize(
     ("order", "packed"),
-    [("none", False), ("permutation", False), ("padded", False), ("none", True), ("permutation", True)],
+    [
+        ("none", False),
+        ("permutation", False),
+        ("padded", False),
+        ("repeated", False),
+        ("none", True),
+        ("permutation", True),
+    ],
 )
 @pytest.mark.parametrize("length", [1, 3, 4, 65])
 @pytest.mark.parametrize("taps", [1, 2, 4])
-def test_torch_equals_the_definition(length, taps, order, packed):
-    inputs = {n: v.requires_grad_() for n, v in tensors(length, taps=taps).items()}
+@pytest.mark.parametrize(("backend", "dtype"), AGAINST_REFERENCE, ids=str)
+def test_backend_equals_the_definition(backend, dtype, length, taps, order, packed, poisoned_memory):
+    inputs = tensors(length, taps=taps)
     paths = None if order == "none" else torch.stack([torch.randperm(length) for _ in range(2)])
     if order == "padded":
         paths = torch.cat([paths, torch.full((2, 2), -1)], 1)[:, torch.randperm(length + 2)]
+    if order == "repeated":
+        paths = torch.randint(0, length, (2, length + 3))
     seq_idx = (torch.rand(2, length) < 0.3).cumsum(1) if packed else None
-    results = []
-    for backend in ("reference", "torch"):
+    options = {"activation": "silu", "paths": paths, "seq_idx": seq_idx}
+    expected = run("reference", inputs, options, torch.float64)
+    for name, ours in run(backend, inputs, options, dtype).items():
+        assert_close(name, ours, expected[name], GRADIENT if name.startswith("d") else VALUE)
+
+
+def run(backend: str, inputs: dict, options: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Output, last state and all gradients, for fixed cotangents."""
+    inputs = {n: v.detach().to(dtype).requires_grad_() for n, v in inputs.items()}
+    with use_backend(backend):
+        y, state = causal_conv1d(**inputs, **options, return_final_state=True)
+    generator = torch.Generator().manual_seed(7)
+    loss = sum((v * torch.randn(v.shape, generator=generator).to(dtype)).sum() for v in (y, state))
+    gradients = torch.autograd.grad(loss, list(inputs.values()), materialize_grads=True)
+    return {"y": y, "state": state, **{f"d{n}": g for n, g in zip(inputs, gradients, strict=True)}}
+
+
+@pytest.mark.parametrize("backend", AVAILABLE)
+def test_an_input_shared_by_the_directions_gets_the_sum_of_their_gradients(backend):
+    inputs = tensors(70)
+    shared = inputs["x"][:, 0].float().requires_grad_()
+    rest = {n: v.float() for n, v in inputs.items() if n != "x"}
+    paths = torch.stack([torch.randperm(70) for _ in range(2)])
+    with use_backend(backend):
+        together = causal_conv1d(shared, **rest, paths=paths)
+        apart = causal_conv1d(torch.stack([shared, shared], dim=1), **rest, paths=paths)
+    assert torch.equal(together, apart)
+    weights = torch.randn_like(together)
+    first, second = (torch.autograd.grad(v, shared, weights)[0] for v in (together, apart))
+    assert_close("dx", first, second.double(), GRADIENT)
+
+
+@pytest.mark.parametrize("backend", DOUBLE)
+def test_gradcheck(backend):
+    inputs = {n: v[:1, :, :5] if n == "x" else v[:1] if n == "initial_state" else v for n, v in tensors(5).items()}
+    paths = torch.stack([torch.randperm(5) for _ in range(2)])
+
+    def function(*values):
+        arguments = dict(zip(inputs, values, strict=True))
         with use_backend(backend):
-            y, state = causal_conv1d(**inputs, activation="silu", paths=paths, seq_idx=seq_idx, return_final_state=True)
-        loss = (y * y.detach().cos()).sum() + (state * state.detach().cos()).sum()
-        results.append([y, state, *torch.autograd.grad(loss, list(inputs.values()), materialize_grads=True)])
-    for name, ours, expected in zip(["y", "state", *inputs], results[1], results[0], strict=True):
-        assert_close(name, ours, expected, GRADIENT)
+            return causal_conv1d(**arguments, activation="silu", paths=paths, return_final_state=True)
+
+    assert torch.autograd.gradcheck(function, [v.requires_grad_() for v in inputs.values()])
 
 
 def test_it_is_the_padded_convolution_of_torch():

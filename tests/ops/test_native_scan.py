@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native selective scan against the definition in float64: results and every gradient."""
 
-import ctypes
 import itertools
 
 import pytest
 import torch
 
 from vlmamba import ops
-from vlmamba.ops import native
-from vlmamba.ops.selective_scan.chunked import selective_scan_chunked
-from vlmamba.ops.selective_scan.native import selective_scan_native
-from vlmamba.ops.selective_scan.reference import selective_scan_reference
+from vlmamba.ops import native, use_backend
 
 pytestmark = [
     pytest.mark.skipif(not native.available(), reason=native.reason() or "available"),
@@ -51,13 +47,11 @@ def make_paths(kind, num_paths, length, seed=0):
     return None
 
 
-def run(scan, inputs, paths, seq_idx, softplus, dtype=torch.float32, view=None):
+def run(backend, inputs, paths, seq_idx, softplus, dtype=torch.float32, view=None):
     """Results and gradients, by name, of a loss through both y and the last state."""
     leaves = [None if v is None else v.detach().to(dtype, copy=True).requires_grad_() for v in inputs]
-    x, *others = leaves
-    x, *others = [x, *others] if view is None else [v if v is None else view(v) for v in leaves]
-    x = x.unsqueeze(1).expand(-1, others[1].shape[0], -1, -1)
-    y, last = scan(x, *others[:-1], paths, seq_idx, others[-1], softplus)
+    seen = leaves if view is None else [v if v is None else view(v) for v in leaves]
+    y, last = scan(backend, *seen, paths, seq_idx, softplus)
     g = torch.Generator().manual_seed(1)
     weights = [torch.randn(v.shape, generator=g).to(dtype) for v in (y, last)]
     ((y * weights[0]).sum() + (last * weights[1]).sum()).backward()
@@ -65,14 +59,21 @@ def run(scan, inputs, paths, seq_idx, softplus, dtype=torch.float32, view=None):
     return {name: v.detach() for name, v in zip(NAMES, values, strict=True) if v is not None}
 
 
+def scan(backend, x, dt, A, B, C, D, dt_bias, state, paths=None, seq_idx=None, softplus=True):
+    """y (B, K, L, D) and the last state."""
+    options = {"dt_softplus": softplus, "paths": paths, "seq_idx": seq_idx, "initial_state": state, "merge": False}
+    with use_backend(backend):
+        return ops.selective_scan(x, dt, A, B, C, D, None, dt_bias, **options, return_final_state=True)
+
+
 def relative_error(value, expected):
     return ((value - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
 
 
 def check(inputs, paths=None, seq_idx=None, softplus=True, view=None):
-    expected = run(selective_scan_reference, inputs, paths, seq_idx, softplus, torch.float64)
-    chunked = run(selective_scan_chunked, inputs, paths, seq_idx, softplus)
-    actual = run(selective_scan_native, inputs, paths, seq_idx, softplus, view=view)
+    expected = run("reference", inputs, paths, seq_idx, softplus, torch.float64)
+    chunked = run("torch", inputs, paths, seq_idx, softplus)
+    actual = run("native", inputs, paths, seq_idx, softplus, view=view)
     assert actual.keys() == expected.keys()
     for name, value in actual.items():
         assert value.isfinite().all(), name
@@ -150,39 +151,29 @@ def test_every_instruction_set(target):
 
 def check_extreme_steps():
     """A hidden token (dt -1e30) leaves the state exactly; large steps are finite; tiny ones precise."""
-    batch, num_paths, length, channels, states = 1, 1, 12, 16, 4
-    x, dt, A, B, C, _, _, state = make_inputs(batch, num_paths, length, channels, states)
+    x, dt, A, B, C, _, _, state = make_inputs(1, 1, 12, 16, 4)
     hidden = torch.full_like(dt, -1e30)
-    y, last = scan_once(x, hidden, A, B, C, state)
+    _, last = scan("native", x, hidden, A, B, C, None, None, state)
     assert torch.equal(last, state)
-    _, last = scan_once(x, dt + 200, -A.abs() - 1, B, C, state)
+    _, last = scan("native", x, dt + 200, -A.abs() - 1, B, C, None, None, state)
     assert last.isfinite().all()
     for shift in (-80.0, -30.0, -10.0, 3.0):
-        values = [v.double() for v in (x, dt + shift, A, B, C, state)]
-        for value, expected in zip(
-            scan_once(x, dt + shift, A, B, C, torch.zeros_like(state)),
-            scan_once(*values[:-1], torch.zeros_like(values[-1]), scan=selective_scan_reference),
-            strict=True,
-        ):
+        inputs = (x, dt + shift, A, B, C, None, None, torch.zeros_like(state))
+        exact = scan("reference", *(v if v is None else v.double() for v in inputs))
+        for value, expected in zip(scan("native", *inputs), exact, strict=True):
             assert relative_error(value, expected) < 2e-6, shift
-
-
-def scan_once(x, dt, A, B, C, state, scan=selective_scan_native):
-    return scan(x.unsqueeze(1), dt, A, B, C, None, None, None, None, state, True)
 
 
 @pytest.mark.parametrize("shape", [(0, 1, 5, 4, 2), (2, 1, 0, 4, 2)], ids=str)
 def test_empty(shape):
-    actual = run(selective_scan_native, make_inputs(*shape), None, None, True)
+    actual = run("native", make_inputs(*shape), None, None, True)
     assert actual["y"].numel() == 0
     assert torch.equal(actual["A"], torch.zeros_like(actual["A"]))
 
 
 def test_one_output_without_gradient():
     inputs = [v.requires_grad_() for v in make_inputs(1, 2, 30, 8, 4)]
-    x, *others = inputs
-    x = x.unsqueeze(1).expand(-1, 2, -1, -1)
-    y, last = selective_scan_native(x, *others[:-1], None, None, others[-1], True)
+    y, last = scan("native", *inputs)
     (only_last,) = torch.autograd.grad(last.sum(), inputs[3], retain_graph=True)
     assert only_last.isfinite().all()
     (dC,) = torch.autograd.grad(last.sum(), inputs[4], retain_graph=True)
@@ -195,11 +186,11 @@ def test_one_output_without_gradient():
 def test_threads_and_repetition(threads):
     """The same bits on every run with one number of threads, the same values with any."""
     inputs, paths = make_inputs(3, 1, 300, 80, 16), make_paths("duplicates", 1, 300)
-    expected = run(selective_scan_chunked, inputs, paths, None, True)
+    expected = run("torch", inputs, paths, None, True)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        first, *repeats = [run(selective_scan_native, inputs, paths, None, True) for _ in range(3)]
+        first, *repeats = [run("native", inputs, paths, None, True) for _ in range(3)]
     finally:
         torch.set_num_threads(before)
     for name, value in first.items():
@@ -207,23 +198,11 @@ def test_threads_and_repetition(threads):
         assert relative_error(value, expected[name]) < 4e-6, name
 
 
-def test_keeps_nothing_without_gradient():
-    x, *others = [v.requires_grad_() for v in make_inputs(1, 1, 65, 8, 4)]
-    with torch.no_grad():
-        y, last = selective_scan_native(x.unsqueeze(1), *others[:-1], None, None, others[-1], True)
-    assert not y.requires_grad and not last.requires_grad
-
-
 def test_backend_choice(monkeypatch):
     single, double = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
-    assert ops.backend_for(single) == "native"
     with ops.use_backend("native"):
-        assert [ops.backend_for(v) for v in (single, double, single.to(torch.complex64))] == [
-            "native",
-            "torch",
-            "reference",
-        ]
-        assert ops.causal_conv1d(torch.ones(1, 4, 2), torch.ones(2, 3)).shape == (1, 4, 2)
+        kinds = (single, double, single.bfloat16(), single.to(torch.complex64), single.to("meta"))
+        assert [ops.backend_for(v) for v in kinds] == ["native"] * 3 + ["reference", "torch"]
     with ops.use_backend("torch"):
         assert ops.backend_for(single) == "torch"
     monkeypatch.setattr(native, "_load", lambda: (None, "no compiler"))
@@ -233,14 +212,3 @@ def test_backend_choice(monkeypatch):
     monkeypatch.setenv("VLMAMBA_BACKEND", "native")
     with pytest.raises(ValueError, match="VLMAMBA_BACKEND.*no compiler"):
         ops.backend_for(single)
-
-
-def test_compiled_graphs_hold_torch_operators():
-    x, dt, A, B, C, *_ = make_inputs(1, 1, 20, 8, 4)
-    arguments = (dt[:, 0], A[0], B[:, 0], C[:, 0])
-    compiled = torch.compile(lambda x: ops.selective_scan(x, *arguments), backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), ops.selective_scan(x, *arguments), rtol=1e-5, atol=1e-5)
-
-
-def test_structures_match():
-    assert native.library().vlmamba_scan_struct_size() == ctypes.sizeof(native.Scan)

@@ -8,6 +8,7 @@ from vlmamba.ops.backend import BACKENDS, backend_for, use_backend
 from vlmamba.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from vlmamba.ops.selective_scan import selective_scan
 from vlmamba.ops.selective_state_update import selective_state_update
+from vlmamba.ops.ssd import ssd_scan, ssd_update
 
 __all__ = [
     "BACKENDS",
@@ -16,5 +17,7 @@ __all__ = [
     "causal_conv1d_update",
     "selective_scan",
     "selective_state_update",
+    "ssd_scan",
+    "ssd_update",
     "use_backend",
 ]

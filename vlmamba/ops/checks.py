@@ -34,12 +34,3 @@ def check_integer(op: str, device: torch.device, **tensors: torch.Tensor | None)
             raise ValueError(f"{op}: {name} is {kind}, expected an int32 or int64 tensor")
         if tensor.device != device:
             raise ValueError(f"{op}: {name} is on {tensor.device}, expected {device} as the first argument")
-
-
-def check_rows(op: str, paths: torch.Tensor, length: int) -> None:
-    """Raise unless every entry of `paths` is a row below `length`, or -1 for a padded step."""
-    if torch.compiler.is_compiling():
-        return  # a graph cannot depend on the rows' values
-    if paths.numel() and (int(paths.max()) >= length or int(paths.min()) < -1):
-        low, high = int(paths.min()), int(paths.max())
-        raise ValueError(f"{op}: paths has rows from {low} to {high}, expected -1 to {length - 1}")

@@ -18,12 +18,12 @@ def widened(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def in_full_precision(backward: Callable) -> Callable:
-    """A backward pass that autocast leaves alone, also when `loss.backward()` stands inside it."""
+def in_full_precision(function: Callable) -> Callable:
+    """A function of tensors, the first argument one of them, that autocast leaves alone."""
 
-    @wraps(backward)
-    def run(ctx, *gradients):
-        with torch.autocast(gradients[0].device.type, enabled=False):
-            return backward(ctx, *gradients)
+    @wraps(function)
+    def run(tensor, *arguments):
+        with torch.autocast(tensor.device.type, enabled=False):
+            return function(tensor, *arguments)
 
     return run

@@ -4,13 +4,13 @@
 import torch
 import torch.nn.functional as F
 
-from vlmamba.ops.backend import implementation
+from vlmamba.ops.backend import wants_definition
 from vlmamba.ops.causal_conv1d.reference import causal_conv1d_reference
-from vlmamba.ops.causal_conv1d.shifted import causal_conv1d_shifted
-from vlmamba.ops.checks import check_floating, check_integer, check_rows, check_shape
+from vlmamba.ops.causal_conv1d.register import causal_conv1d_op
+from vlmamba.ops.checks import check_floating, check_integer, check_shape
 from vlmamba.ops.numerics import compute_dtype
+from vlmamba.ops.paths import check_paths
 
-_IMPLEMENTATIONS = {"torch": causal_conv1d_shifted, "reference": causal_conv1d_reference}
 _ACTIVATIONS = {None: lambda y: y, "silu": F.silu, "swish": F.silu}
 
 
@@ -60,27 +60,25 @@ def causal_conv1d(
     num_paths, channels, taps = weight.shape
     if x.dim() not in (3, 4):
         raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected [B, L, D] or [B, K, L, D]")
-    if x.dim() == 3:
-        x = x.unsqueeze(1).expand(-1, num_paths, -1, -1)
     check_integer(op, x.device, paths=paths, seq_idx=seq_idx)
-    check_shape(op, "x", x, (x.shape[0], num_paths, x.shape[-2], channels))
+    x, directions = (x.unsqueeze(1), 1) if x.dim() == 3 else (x, num_paths)
+    check_shape(op, "x", x, (x.shape[0], directions, x.shape[2], channels))
     if bias is not None:
         check_shape(op, "bias", bias, (num_paths, channels))
-    if initial_state is None:
-        initial_state = x.new_zeros(x.shape[0], num_paths, channels, taps - 1)
-    check_shape(op, "initial_state", initial_state, (x.shape[0], num_paths, channels, taps - 1))
+    if initial_state is not None:
+        check_shape(op, "initial_state", initial_state, (x.shape[0], num_paths, channels, taps - 1))
     if seq_idx is not None:
         check_shape(op, "seq_idx", seq_idx, (x.shape[0], x.shape[2]))
     if paths is not None:
-        if paths.dim() != 2 or paths.shape[0] != num_paths:
-            raise ValueError(f"{op}: paths has shape {tuple(paths.shape)}, expected ({num_paths}, T)")
-        check_rows(op, paths, x.shape[2])
+        check_paths(op, paths, num_paths, x.shape[2])
 
-    dtype = compute_dtype(x, weight, bias)
+    dtype, rounded = compute_dtype(x, weight, bias), x.dtype
+    x = x.to(dtype) if dtype == torch.float64 else x
     weight, bias, initial_state = (v if v is None else v.to(dtype) for v in (weight, bias, initial_state))
-    y, state = implementation(_IMPLEMENTATIONS, x)(x.to(dtype), weight, bias, paths, seq_idx, initial_state)
-    y = _ACTIVATIONS[activation](y).to(x.dtype)
-    state = state.to(x.dtype)
+    paths, seq_idx = (v if v is None else v.to(torch.int32) for v in (paths, seq_idx))
+    operands = (x, weight, bias, paths, seq_idx, initial_state, activation is not None)
+    y, state = _defined(*operands) if wants_definition(weight) else causal_conv1d_op(*operands)
+    y, state = y.to(rounded), state.to(rounded)
     y, state = (y, state) if several else (y.squeeze(1), state.squeeze(1))
     return (y, state) if return_final_state else y
 
@@ -122,6 +120,14 @@ def causal_conv1d_update(
     y = (window.to(dtype) * weight.to(dtype)).sum(-1)
     y = y if bias is None else y + bias.to(dtype)
     return _ACTIVATIONS[activation](y).to(x.dtype), window[..., 1:]
+
+
+def _defined(x, weight, bias, paths, seq_idx, state, silu):
+    """The op by its definition, in the weight's precision; autograd differentiates it."""
+    directions, channels, taps = weight.shape
+    x = x.expand(-1, directions, -1, -1).to(weight.dtype)
+    state = x.new_zeros(x.shape[0], directions, channels, taps - 1) if state is None else state
+    return causal_conv1d_reference(x, weight, bias, paths, seq_idx, state, silu)
 
 
 def _check_activation(op: str, activation: str | None) -> None:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""The definition of the short causal depthwise convolution.
 
-With rows r_t = path[k, t] and W taps: y[r_t] = act(bias + sum_w weight[w] * x[r_{t - W + 1 + w}]), where steps
+With rows r_t = path[k, t] and W taps: y[r_t] += act(bias + sum_w weight[w] * x[r_{t - W + 1 + w}]), where steps
 before the first read the initial state (zeros without one), oldest first.
 """
 
 import torch
+import torch.nn.functional as F
 
 
 def causal_conv1d_reference(
@@ -15,8 +16,9 @@ def causal_conv1d_reference(
     paths: torch.Tensor | None,  # (K, T)
     seq_idx: torch.Tensor | None,  # (B, L)
     state: torch.Tensor,  # (B, K, D, W - 1)
+    silu: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loop over steps and taps; returns the sums (B, K, L, D), before the activation, and the last W - 1 inputs."""
+    """Loop over steps and taps; returns y (B, K, L, D) and the last W - 1 inputs."""
     batch, num_paths, length, _ = x.shape
     if paths is None:
         paths = torch.arange(length, device=x.device).expand(num_paths, length)
@@ -40,6 +42,7 @@ def causal_conv1d_reference(
                 source = sequence[step + tap] if sequence[step + tap] is not None else sequence[state.shape[-1]]
                 term = term * (source == current)[..., None]
             total = total + term
-        y = y.index_put((items, direction[None], row[None]), total * real, accumulate=True)
+        total = (F.silu(total) if silu else total) * real
+        y = y.index_put((items, direction[None], row[None]), total, accumulate=True)
     last = window[len(window) - state.shape[-1] :]
     return y, torch.stack(last, dim=-1) if last else state

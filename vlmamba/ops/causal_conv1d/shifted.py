@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The causal convolution in plain PyTorch: one fused multiply-add per tap over shifted, channel-last views.
 
+The formula stands in `reference.py`, the operands in `register.py`.
 Shapes: K directions, B batch, T steps, D channels, W taps.
 """
 
 import torch
-from torch.autograd.function import once_differentiable
+import torch.nn.functional as F
 
 from vlmamba.ops.numerics import in_full_precision
 
@@ -30,81 +31,77 @@ def to_rows(stepped: torch.Tensor, rows: torch.Tensor | None, length: int) -> to
     return out[:, :, :length].transpose(0, 1)
 
 
-class ShiftedConv(torch.autograd.Function):
-    """(x, weight, bias, state) -> (y, last state); x and y (B, K, L, D), states (B, K, D, W - 1)."""
+class Windows:
+    """The inputs of one call in step order, after those before the first: `padded` (K, B, W - 1 + T, D)."""
 
-    @staticmethod
-    def forward(ctx, x, weight, bias, state, rows, same):
-        taps = weight.shape[-1]
-        # (K, B, W - 1 + T, D)
-        padded = torch.cat([state.permute(1, 0, 3, 2), in_order(x, rows)], dim=2)
-        total = padded.shape[2] - taps + 1
-        shape = (*padded.shape[:2], total, padded.shape[3])
-        y = padded.new_zeros(shape)
-        if bias is not None:
-            y.add_(bias[:, None, None])
-        for tap in range(taps):
-            y.addcmul_(_shifted(padded, tap, total, same), weight[:, None, None, :, tap])
-        last = padded[:, :, total:].permute(1, 0, 3, 2).contiguous()
-        ctx.save_for_backward(padded, weight, rows, same)
-        ctx.length, ctx.has_bias = x.shape[2], bias is not None
-        return to_rows(y, rows, ctx.length), last
+    def __init__(self, x, weight, bias, paths, seq_idx, state):
+        self.weight, self.bias, self.taps = weight, bias, weight.shape[-1]
+        self.rows = None if paths is None else paths.long()
+        x = in_order(x.expand(-1, weight.shape[0], -1, -1), self.rows).to(weight.dtype)
+        before = x.new_zeros(*x.shape[:2], self.taps - 1, x.shape[-1])
+        before = before if state is None else state.permute(1, 0, 3, 2).to(x.dtype)
+        self.padded = torch.cat([before, x], dim=2)
+        self.total = x.shape[2]
+        self.same = None if seq_idx is None else self._same_sequence(seq_idx)
 
-    @staticmethod
-    @once_differentiable
-    @in_full_precision
-    def backward(ctx, dy, dlast):
-        padded, weight, rows, same = ctx.saved_tensors
-        taps = weight.shape[-1]
-        dy = in_order(dy, rows).contiguous()
-        total = dy.shape[2]
-        dpadded = torch.zeros_like(padded)
+    def _same_sequence(self, seq_idx: torch.Tensor) -> list[torch.Tensor]:
+        """For every tap (K, B, T, 1): 1 where it reads its own packed sequence, else 0; the state is of the first."""
+        directions = self.weight.shape[0]
+        along = seq_idx[None].expand(directions, -1, -1)
+        along = along if self.rows is None else seq_idx[:, self.rows].transpose(0, 1)
+        source = torch.cat([along[..., :1].expand(*along.shape[:-1], self.taps - 1), along], dim=-1)
+        reads = (source[..., tap : tap + self.total] == along for tap in range(self.taps))
+        return [one.unsqueeze(-1).to(self.padded.dtype) for one in reads]
+
+    def shifted(self, tap: int) -> torch.Tensor:
+        view = self.padded[:, :, tap : tap + self.total]
+        return view if self.same is None else view * self.same[tap]
+
+    def sums(self) -> torch.Tensor:
+        """(K, B, T, D), before the activation."""
+        y = self.padded.new_zeros(*self.padded.shape[:2], self.total, self.padded.shape[3])
+        if self.bias is not None:
+            y.add_(self.bias[:, None, None])
+        for tap in range(self.taps):
+            y.addcmul_(self.shifted(tap), self.weight[:, None, None, :, tap])
+        return y
+
+
+@in_full_precision
+def forward(x, weight, bias, paths, seq_idx, state, silu):
+    """See `register.py`."""
+    windows = Windows(x, weight, bias, paths, seq_idx, state)
+    y = windows.sums()
+    y = to_rows(F.silu(y, inplace=True) if silu else y, windows.rows, x.shape[2])
+    last = windows.padded[:, :, windows.total :].permute(1, 0, 3, 2)
+    return y.to(x.dtype).contiguous(), last.to(x.dtype).contiguous()
+
+
+@in_full_precision
+def backward(dy, dlast, x, weight, bias, paths, seq_idx, state, silu):
+    """See `register.py`."""
+    windows = Windows(x, weight, bias, paths, seq_idx, state)
+    dy = in_order(dy.to(weight.dtype), windows.rows)
+    if silu:
+        y = windows.sums()
+        slope = torch.sigmoid(y)
+        dy = dy * slope * (1 + y * (1 - slope))
+    total, taps = windows.total, windows.taps
+    dpadded = torch.zeros_like(windows.padded)
+    if dlast is not None:
         dpadded[:, :, total:] = dlast.permute(1, 0, 3, 2)
-        dweight = torch.empty_like(weight)
-        product = torch.empty_like(dy)
-        for tap in range(taps):
-            torch.mul(dy, _shifted(padded, tap, total, same), out=product)
-            dweight[..., tap] = _sum(product)
-            torch.mul(dy, weight[:, None, None, :, tap], out=product)
-            if same is not None:
-                product.mul_(same[tap])
-            dpadded[:, :, tap : tap + total].add_(product)
-        dbias = _sum(dy) if ctx.has_bias else None
-        dx = to_rows(dpadded[:, :, taps - 1 :], rows, ctx.length)
-        return dx, dweight, dbias, dpadded[:, :, : taps - 1].permute(1, 0, 3, 2), None, None
-
-
-def _shifted(padded: torch.Tensor, tap: int, total: int, same: torch.Tensor | None) -> torch.Tensor:
-    view = padded[:, :, tap : tap + total]
-    return view if same is None else view * same[tap]
+    dweight = torch.empty_like(weight)
+    for tap in range(taps):
+        dweight[..., tap] = _sum(dy * windows.shifted(tap))
+        product = dy * weight[:, None, None, :, tap]
+        dpadded[:, :, tap : tap + total] += product if windows.same is None else product.mul_(windows.same[tap])
+    dx = to_rows(dpadded[:, :, taps - 1 :], windows.rows, x.shape[2])
+    dx = dx.sum(1, keepdim=True) if x.shape[1] != dx.shape[1] else dx
+    dstate = dpadded[:, :, : taps - 1].permute(1, 0, 3, 2).contiguous()
+    return dx.to(x.dtype).contiguous(), dweight, None if bias is None else _sum(dy), dstate
 
 
 def _sum(product: torch.Tensor) -> torch.Tensor:
     """(K, B, T, D) -> (K, D), as a matrix product: several times faster than a reduction over outer dimensions."""
     rows = product.flatten(1, 2)
     return torch.matmul(rows.new_ones(1, rows.shape[1]), rows).squeeze(1)
-
-
-def same_sequence(seq_idx: torch.Tensor, rows: torch.Tensor | None, taps: int, like: torch.Tensor) -> torch.Tensor:
-    """(W, K, B, T, 1): 1 where a tap reads its own packed sequence, else 0; the state continues the first."""
-    along = seq_idx[None].expand(like.shape[1], -1, -1) if rows is None else seq_idx[:, rows].transpose(0, 1)
-    total = along.shape[-1]
-    if total == 0:
-        return like.new_ones(taps, *along.shape, 1)
-    source = torch.cat([along[..., :1].expand(*along.shape[:-1], taps - 1), along], dim=-1)
-    masks = [source[..., tap : tap + total] == along for tap in range(taps)]
-    return torch.stack(masks).unsqueeze(-1).to(like.dtype)
-
-
-def causal_conv1d_shifted(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    paths: torch.Tensor | None,
-    seq_idx: torch.Tensor | None,
-    state: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Same arguments and results as `causal_conv1d_reference`."""
-    rows = None if paths is None else paths.long()
-    same = None if seq_idx is None else same_sequence(seq_idx, rows, weight.shape[-1], x)
-    return ShiftedConv.apply(x, weight, bias, state.to(x.dtype), rows, same)

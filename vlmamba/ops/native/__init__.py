@@ -6,28 +6,62 @@ from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-import torch  # noqa: F401  its OpenMP runtime must be loaded before the library, which then shares it
+import torch  # its OpenMP runtime must be loaded before the library, which then shares it
+
+from vlmamba.ops.paths import check_paths, path_facts
 
 _FOLDER = Path(__file__).parent
+SOURCES_VERSION = 2  # as vlmamba_version() in targets.cpp: raise both when an interface changes
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # `Type` of common.h
 
 
 class Operand(ctypes.Structure):
-    """A `(B, K, L, X)` tensor, contiguous in X: `Operand` of selective_scan.cpp."""
+    """A `(B, K, L, X)` tensor, contiguous in X: `Operand` of common.h."""
 
-    _fields_ = [("data", ctypes.c_void_p), ("strides", ctypes.c_int64 * 3)]
+    _fields_ = [("data", ctypes.c_void_p), ("strides", ctypes.c_int64 * 3), ("type", ctypes.c_int64)]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor | None) -> "Operand":
+        """The operand that a 4-D tensor is; 1 in K's place is every direction's. The caller keeps the tensor alive."""
+        if tensor is None:
+            return cls()
+        batch, direction, row, _ = tensor.stride()
+        strides = (batch, 0 if tensor.shape[1] == 1 else direction, row)
+        return cls(tensor.data_ptr(), strides, TYPES[tensor.dtype])
 
 
-class Scan(ctypes.Structure):
-    """One call of the selective scan: `Scan` of selective_scan.cpp, field by field."""
+class Order(ctypes.Structure):
+    """In which order rows are visited: `Order` of common.h."""
 
     _fields_ = [
-        *((n, ctypes.c_int64) for n in ("batch", "paths", "length", "steps")),
-        *((n, ctypes.c_int64) for n in ("channels", "states", "threads", "softplus")),
-        *((n, Operand) for n in ("x", "dt", "B", "C", "dy")),
-        *((n, ctypes.c_void_p) for n in ("A", "D", "dt_bias", "state", "rows", "sequence")),
-        *((n, ctypes.c_void_p) for n in ("y", "last", "checkpoints", "dlast")),
-        *((n, ctypes.c_void_p) for n in ("dx", "ddt", "dA", "dB", "dC", "dD", "dbias", "dstate")),
+        *((name, ctypes.c_int64) for name in ("length", "steps", "once")),
+        *((name, ctypes.c_void_p) for name in ("rows", "sequence")),
     ]
+
+    @classmethod
+    def of(cls, op: str, paths: torch.Tensor | None, seq_idx: torch.Tensor | None, length: int, directions: int):
+        """The order of contiguous int32 tables; the caller keeps them alive.
+
+        Raises:
+            ValueError: a row of the table is out of bounds, which a compiled graph has not looked at before.
+        """
+        if paths is None:
+            return cls(length, length, True, None, address(seq_idx))
+        check_paths(op, paths, directions, length)
+        return cls(length, paths.shape[1], path_facts(paths, length).complete, paths.data_ptr(), address(seq_idx))
+
+
+def operand_rows(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """The tensor, copied only if its memory does not fit an `Operand`."""
+    if tensor is None:
+        return None
+    _, direction, _, last = tensor.stride()
+    fits = (last == 1 or tensor.shape[-1] == 1) and (direction or tensor.shape[1] == 1)
+    return tensor if fits else tensor.contiguous()
+
+
+def address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 @cache
@@ -40,12 +74,9 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(files[0]))
     except OSError as error:
         return None, f"the native library does not load: {error}"
-    library.vlmamba_scan_struct_size.restype = ctypes.c_int64
-    if library.vlmamba_scan_struct_size() != ctypes.sizeof(Scan):
+    if not hasattr(library, "vlmamba_version") or library.vlmamba_version() != SOURCES_VERSION:
         return None, f"{files[0]} was built from other sources: reinstall vlmamba"
     library.vlmamba_target.restype = ctypes.c_char_p
-    library.vlmamba_scan_checkpoint_size.restype = ctypes.c_int64
-    library.vlmamba_scan_forward.restype = library.vlmamba_scan_backward.restype = None
     return library, ""
 
 

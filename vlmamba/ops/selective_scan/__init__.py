@@ -4,19 +4,14 @@
 import torch
 import torch.nn.functional as F
 
-from vlmamba.ops.backend import implementation
-from vlmamba.ops.checks import check_floating, check_integer, check_rows, check_shape
+from vlmamba.ops.backend import wants_definition
+from vlmamba.ops.checks import check_floating, check_integer, check_shape
 from vlmamba.ops.numerics import compute_dtype
-from vlmamba.ops.selective_scan.chunked import selective_scan_chunked
-from vlmamba.ops.selective_scan.native import selective_scan_native
+from vlmamba.ops.paths import check_paths, has_padded_steps
 from vlmamba.ops.selective_scan.reference import selective_scan_reference
+from vlmamba.ops.selective_scan.register import selective_scan_op
 
 _OP = "selective_scan"
-_IMPLEMENTATIONS = {
-    "native": selective_scan_native,
-    "torch": selective_scan_chunked,
-    "reference": selective_scan_reference,
-}
 
 
 def selective_scan(
@@ -82,29 +77,44 @@ def selective_scan(
     _check(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, initial_state, merge)
 
     dtype = compute_dtype(x, dt, A, B, C, initial_state)
-    state_dtype = dtype.to_complex() if A.is_complex() else dtype
-    wide, dt, D, dt_bias = (v if v is None else v.to(dtype) for v in (x, dt, D, dt_bias))
-    A, B, C = (v.to(state_dtype) for v in (A, B, C))
-    if initial_state is None:
-        initial_state = A.new_zeros(x.shape[0], *A.shape)
-    # autocast would move the matrix products to half precision: the state is float32 or wider
-    with torch.autocast(x.device.type, enabled=False):
-        y, state = implementation(_IMPLEMENTATIONS, A)(
-            wide, dt, A, B, C, D, dt_bias, paths, seq_idx, initial_state.to(state_dtype), dt_softplus
-        )
-        y = y.sum(1) if merge else y
-        if z is not None:
-            y = y * F.silu(z.to(dtype) if merge or z.dim() == 4 else z.to(dtype).unsqueeze(1))
-    y = y.to(x.dtype)
+    rounded = x.dtype
+    if dtype == torch.float64:
+        x, dt, B, C, z = (v if v is None else _widened(v, dtype) for v in (x, dt, B, C, z))
+    A, D, dt_bias, initial_state = (v if v is None else _widened(v, dtype) for v in (A, D, dt_bias, initial_state))
+    paths, seq_idx = (v if v is None else v.to(torch.int32) for v in (paths, seq_idx))
+    gate = z if z is None or z.dim() == 4 else z.unsqueeze(1)
+    one = merge or A.shape[0] == 1  # one result, which the kernel can gate
+    operands = (x, dt, A, B, C, D, gate if one else None, dt_bias, paths, seq_idx, initial_state, dt_softplus, one)
+    y, state = _defined(*operands) if wants_definition(A) else selective_scan_op(*operands)[:2]
+    if gate is not None and not one:
+        y = y * F.silu(gate.to(dtype))
+    y = (y.squeeze(1) if merge else y).to(rounded)
     if not return_final_state:
         return y
     return y, state if several else state.squeeze(1)
 
 
+def _widened(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype.to_complex() if tensor.is_complex() else dtype)
+
+
+def _defined(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, state, softplus, merge):
+    """The op by its definition, in A's precision; autograd differentiates it."""
+    dtype = compute_dtype(A)
+    x, dt, B, C = (_widened(v.expand(-1, A.shape[0], -1, -1), dtype) for v in (x, dt, B, C))
+    state = A.new_zeros(x.shape[0], *A.shape) if state is None else state
+    # autocast would move the products to half precision: the state is float32 or wider
+    with torch.autocast(x.device.type, enabled=False):
+        operands = (x, dt, A, B.to(A.dtype), C.to(A.dtype), D, dt_bias, paths, seq_idx, state.to(A.dtype))
+        y, state = selective_scan_reference(*operands, softplus)
+        y = y.sum(1, keepdim=True) if merge else y
+        return y if z is None else y * F.silu(z.to(dtype)), state
+
+
 def _with_directions(name: str, tensor: torch.Tensor, num_paths: int) -> torch.Tensor:
-    """(B, L, X) or (B, K, L, X) -> (B, K, L, X)."""
+    """(B, L, X) -> (B, 1, L, X), shared by all directions; (B, K, L, X) stays."""
     if tensor.dim() == 3:
-        return tensor.unsqueeze(1).expand(-1, num_paths, -1, -1)
+        return tensor.unsqueeze(1)
     if tensor.dim() == 4 and tensor.shape[1] == num_paths:
         return tensor
     raise ValueError(
@@ -114,26 +124,25 @@ def _with_directions(name: str, tensor: torch.Tensor, num_paths: int) -> torch.T
 
 
 def _check(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, initial_state, merge) -> None:
-    batch, num_paths, length, channels = x.shape
+    (batch, _, length, channels), (num_paths, _, states) = x.shape, A.shape
     check_integer(_OP, x.device, paths=paths, seq_idx=seq_idx)
-    check_shape(_OP, "A", A, (num_paths, channels, A.shape[-1]))
-    check_shape(_OP, "dt", dt, x.shape)
+    check_shape(_OP, "A", A, (num_paths, channels, states))
+    check_shape(_OP, "dt", dt, (batch, dt.shape[1], length, channels))
     for name, matrix in (("B", B), ("C", C)):
-        check_shape(_OP, name, matrix, (batch, num_paths, length, A.shape[-1]))
+        check_shape(_OP, name, matrix, (batch, matrix.shape[1], length, states))
     for name, vector in (("D", D), ("dt_bias", dt_bias)):
         if vector is not None:
             check_shape(_OP, name, vector, (num_paths, channels))
     if z is not None:
-        check_shape(_OP, "z", z, x.shape if z.dim() == 4 and not merge else (batch, length, channels))
+        each = z.dim() == 4 and not merge
+        check_shape(_OP, "z", z, (batch, num_paths, length, channels) if each else (batch, length, channels))
     if initial_state is not None:
-        check_shape(_OP, "initial_state", initial_state, (batch, num_paths, channels, A.shape[-1]))
+        check_shape(_OP, "initial_state", initial_state, (batch, num_paths, channels, states))
+    if paths is not None:
+        check_paths(_OP, paths, num_paths, length)
     if seq_idx is not None:
         check_shape(_OP, "seq_idx", seq_idx, (batch, length))
         if seq_idx.dtype == torch.int64 and not torch.equal(seq_idx.int().long(), seq_idx):
             raise ValueError(f"{_OP}: seq_idx has numbers beyond 32 bits, expected int32 values")
-    if paths is not None:
-        if paths.dim() != 2 or paths.shape[0] != num_paths:
-            raise ValueError(f"{_OP}: paths has shape {tuple(paths.shape)}, expected ({num_paths}, T)")
-        check_rows(_OP, paths, length)
-        if seq_idx is not None and bool((paths < 0).any()):
+        if paths is not None and has_padded_steps(paths, length):
             raise ValueError(f"{_OP}: paths with padded steps (-1) and seq_idx exclude each other")

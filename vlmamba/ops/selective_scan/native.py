@@ -1,107 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The selective scan on the compiled CPU kernel (`vlmamba/ops/native/selective_scan.cpp`), float32.
+"""The selective scan on the compiled CPU kernel (`vlmamba/ops/native/selective_scan.cpp`), in float32 or float64.
 
-The formula stands in `reference.py`. Rows are read and written in place through the path table; operands may
-have any strides as long as the last dimension is contiguous. One state per 64 steps is kept for backward.
+The formula stands in `reference.py`, the operands in `register.py`. They are read where they lie, in their own dtypes,
+as long as the last dimension is contiguous; rows are read and written in place through the path table.
 """
 
 import ctypes
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from vlmamba.ops.native import Operand, Scan, library
-
-
-def _rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, copied only if its last dimension is not contiguous."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+from vlmamba.ops.native import TYPES, Operand, Order, address, library, operand_rows
 
 
-def _operand(tensor: torch.Tensor) -> Operand:
-    return Operand(tensor.data_ptr(), tensor.stride()[:3])
+class Scan(ctypes.Structure):
+    """One call: `Scan` of selective_scan.cpp, field by field."""
+
+    _fields_ = [
+        *((n, ctypes.c_int64) for n in ("batch", "paths", "channels", "states", "threads")),
+        *((n, ctypes.c_int64) for n in ("softplus", "merge", "real_type")),
+        ("order", Order),
+        *((n, Operand) for n in ("x", "dt", "B", "C", "z", "out", "dout", "dz")),
+        *((n, ctypes.c_void_p) for n in ("A", "D", "dt_bias", "state")),
+        *((n, ctypes.c_void_p) for n in ("y", "last", "kept", "dlast")),
+        *((n, ctypes.c_void_p) for n in ("dx", "ddt", "dA", "dB", "dC", "dD", "dbias", "dstate")),
+    ]
 
 
-def _call(x, dt, A, B, C, D, dt_bias, paths, seq_idx, softplus: bool) -> Scan:
-    """The fields that forward and backward share; the caller keeps the tensors alive."""
-    batch, num_paths, length, channels = x.shape
-    call = Scan(batch=batch, paths=num_paths, length=length, channels=channels, states=A.shape[-1])
-    call.steps = length if paths is None else paths.shape[1]
-    call.threads = torch.get_num_threads()
-    call.softplus = softplus
-    call.x, call.dt, call.B, call.C = (_operand(v) for v in (x, dt, B, C))
-    _set(call, A=A, D=D, dt_bias=dt_bias, rows=paths, sequence=seq_idx)
-    return call
+class _Call:
+    """A call being filled in; keeps every tensor that the kernel reads or writes alive."""
+
+    def __init__(self, x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, softplus, merge):
+        directions, channels, states = A.shape
+        batch, _, length, _ = x.shape
+        paths, seq_idx = (v if v is None else v.contiguous() for v in (paths, seq_idx))
+        self.scan = Scan(batch, directions, channels, states, torch.get_num_threads(), softplus, merge, TYPES[A.dtype])
+        self.scan.order = Order.of("selective_scan", paths, seq_idx, length, directions)
+        self.tensors = [paths, seq_idx]
+        self.rows(x=x, dt=dt, B=B, C=C, z=z)
+        self.whole(A=A, D=D, dt_bias=dt_bias)
+
+    def rows(self, **tensors: torch.Tensor | None) -> None:
+        for name, tensor in tensors.items():
+            tensor = operand_rows(tensor)
+            self.tensors.append(tensor)
+            setattr(self.scan, name, Operand.of(tensor))
+
+    def whole(self, **tensors: torch.Tensor | None) -> None:
+        for name, tensor in tensors.items():
+            tensor = None if tensor is None else tensor.contiguous()
+            self.tensors.append(tensor)
+            setattr(self.scan, name, address(tensor))
 
 
-def _set(call: Scan, **tensors: torch.Tensor | None) -> None:
-    for name, tensor in tensors.items():
-        setattr(call, name, None if tensor is None else tensor.data_ptr())
+def forward(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, state, softplus, merge, keep):
+    """See `register.py`."""
+    call = _Call(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, softplus, merge)
+    batch, (directions, channels, size) = x.shape[0], A.shape
+    out = x.new_empty(batch, 1 if merge else directions, x.shape[2], channels)
+    last = A.new_empty(batch, directions, channels, size)
+    y = A.new_empty(out.shape) if keep and z is not None else None
+    states = A.new_empty(batch, directions, -(-call.scan.order.steps // 64), size, channels) if keep else None
+    call.rows(out=out)
+    call.whole(state=state, last=last, y=y, kept=states)
+    library().vlmamba_scan_forward(ctypes.byref(call.scan))
+    return out, last, y, states
 
 
-def _forward(inputs: tuple, state: torch.Tensor, keeps_checkpoints: bool) -> tuple[torch.Tensor, ...]:
-    """y (B, K, L, D), last state (B, K, D, N) and the checkpoints (empty when not kept)."""
-    call = _call(*inputs)
-    x = inputs[0]
-    y, last = x.new_empty(x.shape), torch.empty_like(state)
-    size = library().vlmamba_scan_checkpoint_size(ctypes.byref(call)) if keeps_checkpoints else 0
-    checkpoints = x.new_empty(size)
-    _set(call, state=state, y=y, last=last, checkpoints=checkpoints if keeps_checkpoints else None)
-    library().vlmamba_scan_forward(ctypes.byref(call))
-    return y, last, checkpoints
-
-
-class NativeScan(torch.autograd.Function):
-    """(x, dt, A, B, C, D, dt_bias, paths, seq_idx, softplus, state) -> (y, last state)."""
-
-    @staticmethod
-    def forward(ctx, *args):
-        *inputs, state = args
-        y, last, checkpoints = _forward(inputs, state, True)
-        ctx.save_for_backward(*inputs[:-1], checkpoints)
-        ctx.softplus = inputs[-1]
-        ctx.set_materialize_grads(False)
-        return y, last
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy, dlast):
-        *inputs, checkpoints = ctx.saved_tensors
-        x, dt, A, B, C, D, dt_bias, paths, seq_idx = inputs
-        call = _call(*inputs, ctx.softplus)
-        dy = _rows(x.new_zeros(()).expand(x.shape) if dy is None else dy)
-        dlast = None if dlast is None else dlast.contiguous()
-        call.dy = _operand(dy)
-        names = ("dx", "ddt", "dA", "dB", "dC", "dD", "dbias")
-        shapes = (x.shape, x.shape, A.shape, B.shape, C.shape, (A.shape[:2]), (A.shape[:2]))
-        grads = {name: x.new_empty(shape) for name, shape in zip(names, shapes, strict=True)}
-        grads["dstate"] = x.new_empty(x.shape[0], *A.shape)
-        _set(call, checkpoints=checkpoints, dlast=dlast, **grads)
-        library().vlmamba_scan_backward(ctypes.byref(call))
-        dx, ddt, dA, dB, dC, dD, dbias, dstate = grads.values()
-        dD, dbias = None if D is None else dD, None if dt_bias is None else dbias
-        return dx, ddt, dA, dB, dC, dD, dbias, None, None, None, dstate
-
-
-def selective_scan_native(
-    x: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    dt_bias: torch.Tensor | None,
-    paths: torch.Tensor | None,
-    seq_idx: torch.Tensor | None,
-    state: torch.Tensor,
-    dt_softplus: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Same arguments and results as `selective_scan_reference`, for float32 tensors on the CPU."""
-    x, dt, B, C = (_rows(v) for v in (x, dt, B, C))
-    A, D, dt_bias, state = (v if v is None else v.contiguous() for v in (A, D, dt_bias, state))
-    paths, seq_idx = (v if v is None else v.to(torch.int32).contiguous() for v in (paths, seq_idx))
-    inputs = (x, dt, A, B, C, D, dt_bias, paths, seq_idx, dt_softplus)
-    differentiable = (x, dt, A, B, C, D, dt_bias, state)
-    if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in differentiable):
-        return NativeScan.apply(*inputs, state)
-    return _forward(inputs, state, False)[:2]
+def backward(dout, dlast, x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, y, states, softplus, merge):
+    """See `register.py`."""
+    call = _Call(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, softplus, merge)
+    dz = None if z is None else z.new_empty(z.shape)
+    dx, ddt, dB, dC = (A.new_empty(v.shape) for v in (x, dt, B, C))
+    dA, dD, dbias = A.new_empty(A.shape), A.new_empty(A.shape[:2]), A.new_empty(A.shape[:2])
+    dstate = A.new_empty(x.shape[0], *A.shape)
+    call.rows(dout=dout, dz=dz)
+    call.whole(y=y, kept=states, dlast=dlast, dx=dx, ddt=ddt, dA=dA, dB=dB, dC=dC, dD=dD, dbias=dbias, dstate=dstate)
+    library().vlmamba_scan_backward(ctypes.byref(call.scan))
+    dx, ddt, dB, dC = (g.to(v.dtype) for g, v in ((dx, x), (ddt, dt), (dB, B), (dC, C)))
+    return dx, ddt, dA, dB, dC, None if D is None else dD, dz, None if dt_bias is None else dbias, dstate
