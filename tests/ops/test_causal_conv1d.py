@@ -93,15 +93,23 @@ def test_it_is_the_padded_convolution_of_torch():
     assert_close("compat", causal_conv1d_fn(x.transpose(1, 2), weight, bias, activation="silu"), F.silu(expected))
 
 
-def test_steps_equal_the_whole():
-    x, weight, bias = torch.randn(2, 9, 5), torch.randn(5, 4), torch.randn(5)
+@pytest.mark.parametrize("backend", AVAILABLE)
+@pytest.mark.parametrize("grad", [True, False])
+def test_steps_equal_the_whole(backend, grad, poisoned_memory):
+    with use_backend(backend), torch.set_grad_enabled(grad):
+        check_steps()
+
+
+def check_steps():
+    x, weight, bias = torch.randn(2, 9, 37), torch.randn(37, 4), torch.randn(37, requires_grad=True)
     whole, last = causal_conv1d(x, weight, bias, activation="silu", return_final_state=True)
-    state, kept = torch.zeros(2, 5, 3), torch.zeros(2, 5, 4)
+    state, kept = torch.zeros(2, 37, 3), torch.zeros(2, 37, 4)
     for t in range(9):
         y, state = causal_conv1d_update(x[:, t], state, weight, bias, activation="silu")
         assert_close("y", y, whole[:, t])
         assert_close("compat", compat_update(x[:, t], kept, weight, bias, activation="silu"), whole[:, t])
     assert torch.equal(state, last) and torch.equal(kept[..., 1:], last)
+    assert y.requires_grad == torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize(

@@ -77,11 +77,18 @@ def test_pieces_with_states_equal_one_scan(backend):
     assert_close("state", state, last)
 
 
-def test_one_step_equals_the_scan():
-    tensors = {
-        n: v.squeeze(1) if n in ("x", "dt", "B", "C", "initial_state") else v for n, v in Case(1).tensors().items()
-    }
-    tensors = {n: v.squeeze(0) if n in ("A", "D", "dt_bias") else v for n, v in tensors.items()}
+@pytest.mark.parametrize("states", [1, 3, 16, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("backend", AVAILABLE)
+def test_one_step_equals_the_scan(backend, dtype, states, poisoned_memory):
+    with use_backend(backend), torch.no_grad():
+        check_step(dtype, states)
+
+
+def check_step(dtype: torch.dtype, states: int):
+    case = Case(1, channels=37, states=states)
+    tensors = {n: v.squeeze(1) if n in ("x", "dt", "B", "C", "initial_state") else v for n, v in case.tensors().items()}
+    tensors = {n: (v.squeeze(0) if n in ("A", "D", "dt_bias") else v).to(dtype) for n, v in tensors.items()}
     y, state = selective_scan(**tensors, return_final_state=True)
     step = {n: v.squeeze(1) for n, v in tensors.items() if n in ("x", "dt", "B", "C", "z")}
     rest = {n: tensors[n] for n in ("A", "D", "dt_bias")}
@@ -93,6 +100,23 @@ def test_one_step_equals_the_scan():
     in_place = tensors["initial_state"].clone()
     compat_state_update(in_place, **step, **rest, dt_softplus=True)
     assert torch.equal(in_place, new)
+    if dtype == torch.float32:
+        halves = {n: v.bfloat16() for n, v in step.items()}
+        exact, _ = selective_state_update(before.double(), **{n: v.double() for n, v in halves.items()}, **rest)
+        rounded, new = selective_state_update(before, **halves, **rest)
+        assert rounded.dtype == torch.bfloat16 and new.dtype == torch.float32
+        assert_close("bf16", rounded, exact)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_a_step_has_gradients(backend):
+    tensors = {n: v.squeeze(1) if n in ("x", "dt", "B", "C") else v for n, v in Case(1).tensors().items()}
+    state, A = torch.zeros(2, 6, 3, dtype=torch.float64), tensors["A"].squeeze(0).requires_grad_()
+    with use_backend(backend):
+        step = selective_state_update(
+            state, *(tensors[n].squeeze(1) for n in ("x", "dt")), A, *(tensors[n].squeeze(1) for n in ("B", "C"))
+        )
+    assert step[0].requires_grad
 
 
 @pytest.mark.parametrize("backend", AVAILABLE)

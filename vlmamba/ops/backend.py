@@ -94,7 +94,7 @@ def backend_for(tensor: torch.Tensor) -> str:
 
 
 def wants_definition(tensor: torch.Tensor) -> bool:
-    """Whether the definition serves tensors like this one; asked while a graph is drawn, when no library is looked for."""
+    """Whether the definition serves tensors like this one; looks for no library, so that graphs can be drawn."""
     return tensor.is_complex() or requested_backend() == "reference"
 
 

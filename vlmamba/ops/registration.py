@@ -71,6 +71,13 @@ def differentiable_op(
     return call
 
 
+def in_graph(*tensors: torch.Tensor | None) -> bool:
+    """Whether gradients or a graph hang on these tensors: the one-step ops then stay plain PyTorch."""
+    if torch.compiler.is_compiling() or type(tensors[0]) is not torch.Tensor:
+        return True
+    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
+
+
 def _wants_graph(inputs: tuple) -> bool:
     """Whether torch is drawing a graph, or passes tensors without memory through (fake, functional, traced)."""
     if torch.compiler.is_compiling():

@@ -2,16 +2,16 @@
 """The short causal depthwise convolution in front of a selective scan, and its one-step form."""
 
 import torch
-import torch.nn.functional as F
 
-from vlmamba.ops.backend import wants_definition
+from vlmamba.ops.backend import implementation, wants_definition
 from vlmamba.ops.causal_conv1d.reference import causal_conv1d_reference
-from vlmamba.ops.causal_conv1d.register import causal_conv1d_op
+from vlmamba.ops.causal_conv1d.register import BACKENDS, causal_conv1d_op
 from vlmamba.ops.checks import check_floating, check_integer, check_shape
 from vlmamba.ops.numerics import compute_dtype
 from vlmamba.ops.paths import check_paths
+from vlmamba.ops.registration import in_graph
 
-_ACTIVATIONS = {None: lambda y: y, "silu": F.silu, "swish": F.silu}
+_ACTIVATIONS = (None, "silu", "swish")
 
 
 def causal_conv1d(
@@ -115,11 +115,11 @@ def causal_conv1d_update(
     check_shape(op, "state", state, (x.shape[0], channels, taps - 1))
     if bias is not None:
         check_shape(op, "bias", bias, (channels,))
-    window = torch.cat([state.to(x.dtype), x.unsqueeze(-1)], dim=-1)
-    dtype = compute_dtype(x, weight, bias)
-    y = (window.to(dtype) * weight.to(dtype)).sum(-1)
-    y = y if bias is None else y + bias.to(dtype)
-    return _ACTIVATIONS[activation](y).to(x.dtype), window[..., 1:]
+    dtype, rounded = compute_dtype(x, weight, bias), x.dtype
+    wide, weight, bias, state = (v if v is None else v.to(dtype) for v in (x, weight, bias, state))
+    backend = BACKENDS["torch"]() if in_graph(wide, state, weight, bias) else implementation(BACKENDS, wide)()
+    y, state = backend.update(wide, state, weight, bias, activation is not None)
+    return y.to(rounded), state.to(rounded)
 
 
 def _defined(x, weight, bias, paths, seq_idx, state, silu):

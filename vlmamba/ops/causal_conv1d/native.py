@@ -23,6 +23,16 @@ class Conv(ctypes.Structure):
     ]
 
 
+class ConvUpdate(ctypes.Structure):
+    """One step: `ConvUpdate` of update.cpp, field by field."""
+
+    _fields_ = [
+        *((n, ctypes.c_int64) for n in ("batch", "channels", "taps", "threads", "silu", "real_type")),
+        *((n, Operand) for n in ("x", "out")),
+        *((n, ctypes.c_void_p) for n in ("weight", "bias", "state", "next")),
+    ]
+
+
 def _call(x, weight, bias, paths, seq_idx, state, silu) -> tuple[Conv, list[torch.Tensor | None]]:
     """The call without its results, and the tensors that must live as long."""
     x = operand_rows(x)
@@ -67,3 +77,14 @@ def backward(dy, dlast, x, weight, bias, paths, seq_idx, state, silu):
     library().vlmamba_conv_backward(ctypes.byref(call))
     del alive
     return dx.to(x.dtype), dweight, None if bias is None else dbias, dstate
+
+
+def update(x, state, weight, bias, silu):
+    """One step, without gradients: x (B, D), state (B, D, W - 1), weight (D, W), bias (D) -> y and the new state."""
+    x, state, weight, bias = (None if v is None else v.contiguous() for v in (x, state, weight, bias))
+    y, new = torch.empty_like(x), torch.empty_like(state)
+    call = ConvUpdate(*x.shape, weight.shape[1], torch.get_num_threads(), silu, TYPES[x.dtype])
+    call.x, call.out = (Operand(v.data_ptr(), (x.shape[1], 0, 0), TYPES[x.dtype]) for v in (x, y))
+    call.weight, call.bias, call.state, call.next = (address(v) for v in (weight, bias, state, new))
+    library().vlmamba_conv_update(ctypes.byref(call))
+    return y, new

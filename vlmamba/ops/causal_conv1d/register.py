@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The causal convolution as one differentiable op, `vlmamba::causal_conv1d`, over every fast backend.
 
-A backend is a module with two pure functions, `forward` and `backward`. Operands, channel-last (B batch, K directions,
-L rows, T steps, D channels, W taps); weight, bias and state are float32, or float64 when all is:
+A backend is a module with two pure functions, `forward` and `backward`, and the one-step form `update`. Operands,
+channel-last (B batch, K directions, L rows, T steps, D channels, W taps); weight, bias and state are float32, or
+float64 when all is:
 
     x                (B, 1 | K, L, D)     1 in K's place: shared by all directions
     weight, bias     (K, D, W), (K, D)
@@ -30,7 +31,7 @@ def _triton() -> ModuleType:
     return triton
 
 
-_BACKENDS = {"triton": _triton, "native": lambda: native, "torch": lambda: shifted}
+BACKENDS = {"triton": _triton, "native": lambda: native, "torch": lambda: shifted}
 
 
 def _forward(
@@ -43,7 +44,7 @@ def _forward(
     silu: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    return implementation(_BACKENDS, weight)().forward(x, weight, bias, paths, seq_idx, state, silu)
+    return implementation(BACKENDS, weight)().forward(x, weight, bias, paths, seq_idx, state, silu)
 
 
 def _fake(x, weight, bias, paths, seq_idx, state, silu, keep):
@@ -63,7 +64,7 @@ def _gradients(
     state: Tensor | None,
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    backward = implementation(_BACKENDS, weight)().backward
+    backward = implementation(BACKENDS, weight)().backward
     results = backward(dy, dlast, x, weight, bias, paths, seq_idx, state, silu)
     return tuple(absent(weight) if v is None else v for v in results)
 

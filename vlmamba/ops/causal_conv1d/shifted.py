@@ -105,3 +105,11 @@ def _sum(product: torch.Tensor) -> torch.Tensor:
     """(K, B, T, D) -> (K, D), as a matrix product: several times faster than a reduction over outer dimensions."""
     rows = product.flatten(1, 2)
     return torch.matmul(rows.new_ones(1, rows.shape[1]), rows).squeeze(1)
+
+
+def update(x, state, weight, bias, silu):
+    """One step, differentiable: x (B, D), state (B, D, W - 1), weight (D, W), bias (D) -> y and the new state."""
+    window = torch.cat([state, x.unsqueeze(-1)], dim=-1)
+    y = (window * weight).sum(-1)
+    y = y if bias is None else y + bias
+    return F.silu(y) if silu else y, window[..., 1:]

@@ -1,13 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """One step of the selective scan: what a language model runs for every generated token."""
 
-import torch
-import torch.nn.functional as F
+from collections.abc import Callable
 
+import torch
+
+from vlmamba.ops.backend import implementation
 from vlmamba.ops.checks import check_floating, check_shape
 from vlmamba.ops.numerics import compute_dtype
+from vlmamba.ops.registration import in_graph
+from vlmamba.ops.selective_state_update.native import selective_state_update_native
+from vlmamba.ops.selective_state_update.reference import selective_state_update_reference
 
 _OP = "selective_state_update"
+
+
+def _triton() -> Callable:
+    from vlmamba.ops.selective_state_update.triton import selective_state_update_triton
+
+    return selective_state_update_triton
+
+
+_BACKENDS = {
+    "triton": _triton,
+    "native": lambda: selective_state_update_native,
+    "torch": lambda: selective_state_update_reference,
+}
 
 
 def selective_state_update(
@@ -56,11 +74,11 @@ def selective_state_update(
             check_shape(_OP, name, tensor, shape)
 
     dtype = compute_dtype(state, x, dt, A, B, C)
-    wide, dt, A, B, C, state = (v.to(dtype) for v in (x, dt, A, B, C, state))
-    dt = dt if dt_bias is None else dt + dt_bias.to(dtype)
-    dt = F.softplus(dt) if dt_softplus else dt
-    state = torch.exp(dt.unsqueeze(-1) * A) * state + (dt * wide).unsqueeze(-1) * B.unsqueeze(1)
-    y = (state * C.unsqueeze(1)).sum(-1)
-    y = y if D is None else y + D.to(dtype) * wide
-    y = y if z is None else y * F.silu(z.to(dtype))
-    return y.to(x.dtype), state
+    state, A, D, dt_bias = (v if v is None else v.to(dtype) for v in (state, A, D, dt_bias))
+    rounded = x.dtype
+    if dtype == torch.float64:
+        x, dt, B, C, z = (v if v is None else v.to(dtype) for v in (x, dt, B, C, z))
+    operands = (state, x, dt, A, B, C, D, z, dt_bias)
+    step = selective_state_update_reference if in_graph(*operands) else implementation(_BACKENDS, state)()
+    y, state = step(*operands, dt_softplus)
+    return y.to(rounded), state
