@@ -83,6 +83,40 @@ def scan(
 
 
 @app.command()
+def lm(
+    thread_counts: Threads = "1,2",
+    rounds: Rounds = 7,
+    memory: Memory = True,
+    check: Check = True,
+    quick: Quick = False,
+    out: Out = None,
+) -> None:
+    """Mamba-130m with random weights: tokens per second of ours, transformers and llama.cpp."""
+    from benchmarks import lm as benchmark
+
+    sizes, prompts = (shapes.QUICK_MAMBA, shapes.QUICK_PROMPTS) if quick else (shapes.MAMBA_130M, shapes.PROMPTS)
+    options = _options(thread_counts, rounds, memory, check, quick)
+    _finish("lm", benchmark.run(sizes, prompts, options), benchmark.draw, quick, out)
+
+
+@app.command()
+def vision(
+    thread_counts: Threads = "1,2",
+    rounds: Rounds = 7,
+    memory: Memory = True,
+    check: Check = True,
+    quick: Quick = False,
+    out: Out = None,
+) -> None:
+    """Vim-S (and VMamba-T) against a ViT-S at growing resolution: images per second and peak memory."""
+    from benchmarks import vision as benchmark
+
+    resolutions, layers = (shapes.QUICK_RESOLUTIONS, 2) if quick else (shapes.RESOLUTIONS, None)
+    options = _options(thread_counts, rounds, memory, check, quick)
+    _finish("vision", benchmark.run(resolutions, layers, options), benchmark.draw, quick, out)
+
+
+@app.command()
 def triton() -> None:
     """Registers, spills and instructions of the compiled GPU kernels; needs no GPU."""
     try:

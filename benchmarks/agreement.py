@@ -8,8 +8,8 @@ import torch
 VALUE = 1e-4
 GRADIENT = 1e-3
 # whole models in float32 repeat an op's error over their layers; in low precision the root mean square counts
-MODEL = 5e-3
-LOW_PRECISION = 0.15
+MODEL = 1e-3
+LOW_PRECISION = 0.1
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:

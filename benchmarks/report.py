@@ -99,6 +99,23 @@ def plot(path: Path, draw: Callable[[Any], None], width: float = 8, height: floa
     console.print(f"[dim]{path}[/]")
 
 
+def draw_bars(axes: Any, title: str, groups: list[str], ratios: list[dict[str, dict[str, float]]]) -> None:
+    """A bar with its range for each name of each group, on a logarithmic scale."""
+    names = list(dict.fromkeys(name for group in ratios for name in group))
+    width = 0.8 / max(1, len(names))
+    for i, name in enumerate(names):
+        bars = [(place, group[name]) for place, group in enumerate(ratios) if name in group]
+        places = [place + (i - (len(names) - 1) / 2) * width for place, _ in bars]
+        low = [bar["median"] - bar["min"] for _, bar in bars]
+        high = [bar["max"] - bar["median"] for _, bar in bars]
+        heights = [bar["median"] for _, bar in bars]
+        axes.bar(places, heights, 0.95 * width, label=name, yerr=[low, high], capsize=2)
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set(yscale="log", title=title, xticks=range(len(groups)), xticklabels=groups)
+    if names:
+        axes.legend(fontsize=7)
+
+
 def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1) -> None:
     """Print a table; the first `left` columns hold words, the others numbers."""
     shown = Table(title=title, title_justify="left", title_style="bold")

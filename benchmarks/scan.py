@@ -13,7 +13,7 @@ from benchmarks.options import Options
 from benchmarks.peers import mambapy, ours, plain, transformers_scan
 from benchmarks.peers.scan_job import ScanJob, in_path_order
 from benchmarks.shapes import ScanShape
-from benchmarks.timing import interleave, ratio, spread, threads
+from benchmarks.timing import interleave, ratios, spread, threads
 
 MODES = ("forward", "training")
 # an autograd graph of L slices of a (B, D, L, N) tensor adds L gradients of its full size
@@ -101,22 +101,13 @@ def _measure(shape, mode, compiled, options, slot) -> list[dict[str, Any]]:
                     name: {key: 1e9 * value / shape.elements for key, value in spread(values).items()}
                     for name, values in samples.items()
                 },
-                "ratios": ratios(samples),
+                "ratios": ratios(samples, SUBJECTS),
                 "errors": errors,
                 "skipped": skipped,
                 "roofline": _roofline(shape, mode, count, samples, slot),
             }
         )
     return results
-
-
-def ratios(samples: dict[str, list[float]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Subject -> peer -> how many times the subject's time the peer takes."""
-    return {
-        subject: {name: ratio(values, samples[subject]) for name, values in samples.items() if name != subject}
-        for subject in SUBJECTS
-        if subject in samples
-    }
 
 
 def _roofline(shape, mode, count, samples, slot) -> dict[str, float] | None:
@@ -230,20 +221,11 @@ def show(results: list[dict[str, Any]], peaks: dict[str, Any] | None) -> None:
 
 def draw(figure: Any, content: dict[str, Any]) -> None:
     """Bars: how many times longer than our fastest backend, one panel for each mode."""
-    chosen = [r for r in content["results"] if r["threads"] == content["results"][0]["threads"] and r["ratios"]]
+    results = content["results"]
+    chosen = [r for r in results if r["threads"] == results[0]["threads"] and r["ratios"]]
     modes = sorted({r["mode"] for r in chosen})
-    for axes, mode in zip(figure.subplots(1, len(modes), squeeze=False)[0], modes, strict=True):
+    for axes, mode in zip(figure.subplots(1, max(1, len(modes)), squeeze=False)[0], modes, strict=False):
         of_mode = [r for r in chosen if r["mode"] == mode]
         subject = next(iter(of_mode[0]["ratios"]))
-        names = list(dict.fromkeys(name for r in of_mode for name in r["ratios"][subject]))
-        for i, name in enumerate(names):
-            bars = [(x, r["ratios"][subject][name]) for x, r in enumerate(of_mode) if name in r["ratios"][subject]]
-            low = [b["median"] - b["min"] for _, b in bars]
-            high = [b["max"] - b["median"] for _, b in bars]
-            places = [x + (i - len(names) / 2) * 0.8 / len(names) for x, _ in bars]
-            width = 0.75 / len(names)
-            axes.bar(places, [b["median"] for _, b in bars], width, label=name, yerr=[low, high], capsize=2)
-        axes.axhline(1, color="black", linewidth=1)
-        axes.set(yscale="log", title=f"{mode}: time / {subject}'s", xticks=range(len(of_mode)))
-        axes.set_xticklabels([r["shape"]["name"] for r in of_mode])
-        axes.legend(fontsize=7)
+        groups, values = [r["shape"]["name"] for r in of_mode], [r["ratios"][subject] for r in of_mode]
+        report.draw_bars(axes, f"{mode}: time / {subject}'s", groups, values)

@@ -108,5 +108,5 @@ QUICK_MAMBA = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "voca
 PROMPTS = [512, 2048]
 QUICK_PROMPTS = [8, 16]
 
-RESOLUTIONS = [224, 384, 512, 768]
+RESOLUTIONS = [224, 384, 512, 768, 1024]
 QUICK_RESOLUTIONS = [32, 64]

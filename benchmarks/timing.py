@@ -6,7 +6,7 @@ between. At more threads waiting threads spin and count, so there the wall clock
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
@@ -72,6 +72,15 @@ def spread(values: list[float]) -> dict[str, float]:
 def ratio(slower: list[float], faster: list[float]) -> dict[str, float]:
     """How many times longer `slower` takes: the spread of the ratios round by round."""
     return spread([s / f for s, f in zip(slower, faster, strict=False)])
+
+
+def ratios(samples: dict[str, list[float]], subjects: Iterable[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Subject -> peer -> how many times the subject's time the peer takes; subjects without samples are left out."""
+    return {
+        subject: {name: ratio(values, samples[subject]) for name, values in samples.items() if name != subject}
+        for subject in subjects
+        if subject in samples
+    }
 
 
 @contextmanager
