@@ -6,7 +6,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from vlmamba.ops.backend import backend_for
+from vlmamba.ops.backend import wants_definition
 from vlmamba.ops.checks import check_floating, check_integer, check_shape
 from vlmamba.ops.numerics import compute_dtype
 from vlmamba.ops.ssd.reference import ssd_reference
@@ -34,8 +34,8 @@ def ssd_scan(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Scan a batch of sequences with one decay a head.
 
-    The formula stands in `vlmamba/ops/ssd/reference.py`. B is the batch, L the steps, H the heads, P their size, G the groups
-    that share an input and an output matrix (head h reads group h // (H / G)), N the state size.
+    The formula stands in `vlmamba/ops/ssd/reference.py`. B is the batch, L the steps, H the heads, P their size, G the
+    groups that share an input and an output matrix (head h reads group h // (H / G)), N the state size.
 
     Args:
         x: `[B, L, H, P]`.
@@ -53,8 +53,8 @@ def ssd_scan(
         return_final_state: also return the state after the last step.
 
     Returns:
-        y `[B, L, H, P]` in x's dtype; with `return_final_state` also the last state `[B, H, P, N]` in float32 (float64 when an
-        input is).
+        y `[B, L, H, P]` in x's dtype; with `return_final_state` also the last state `[B, H, P, N]` in float32 (float64
+        when an input is).
 
     Raises:
         ValueError: a shape, dtype, device or number does not fit; the message names the argument.
@@ -63,7 +63,7 @@ def ssd_scan(
         >>> y, state = ssd_scan(x, dt, -torch.exp(A_log), B, C, D, dt_bias=dt_bias, return_final_state=True)
     """
     op = "ssd_scan"
-    check_floating(op, None, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, initial_state=initial_state)
+    _check_real(op, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, initial_state=initial_state)
     if x.dim() != 4:
         raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected [B, L, H, P]")
     batch, length, heads, size = x.shape
@@ -91,7 +91,7 @@ def ssd_scan(
         x, dt, B, C, z = (v if v is None else v.to(dtype) for v in (x, dt, B, C, z))
     A, D, dt_bias, state = (v if v is None else v.to(dtype) for v in (A, D, dt_bias, initial_state))
     seq_idx = None if seq_idx is None else seq_idx.to(torch.int32)
-    if backend_for(A) == "reference":
+    if wants_definition(A):
         y, state = _defined(x, dt, A, B, C, D, z, dt_bias, seq_idx, state, dt_softplus, low, high)
     else:
         operands = (x, dt, A, B, C, D, z, dt_bias, seq_idx, state)
@@ -129,7 +129,7 @@ def ssd_update(
         ValueError: a shape, dtype, device or number does not fit; the message names the argument.
     """
     op = "ssd_update"
-    check_floating(op, None, state=state, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias)
+    _check_real(op, state=state, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias)
     if x.dim() != 3:
         raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected [B, H, P]")
     batch, heads, size = x.shape
@@ -173,6 +173,13 @@ def _defined(x, dt, A, B, C, D, z, dt_bias, seq_idx, state, softplus, low, high)
 def _by_channel(D: torch.Tensor | None, shape: tuple[int, int]) -> torch.Tensor | None:
     """`[H]` -> `[H, P]`; other shapes stay, for the check to name them."""
     return D.unsqueeze(-1).expand(shape) if D is not None and D.shape == shape[:1] else D
+
+
+def _check_real(op: str, **tensors: torch.Tensor | None) -> None:
+    check_floating(op, None, **tensors)
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.is_complex():
+            raise ValueError(f"{op}: {name} has dtype {tensor.dtype}, expected a real one")
 
 
 def _check_matrices(op: str, B: torch.Tensor, C: torch.Tensor, leading: tuple[int, ...], heads: int) -> tuple[int, int]:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mamba-2's scan in plain PyTorch: matrix products inside chunks, a recurrence between them, O(L) memory.
 
-After section 6 of arXiv:2405.21060 (the formula stands in `reference.py`). Inside a chunk, step i hears step j <= i through
-`scores[i, j] * pair[i, j]`, with scores = C B^T and pair = the decay over steps j + 1..i; the state that enters a chunk reaches
-step i through `enter[i]`, and step j reaches the state that leaves it through `leave[j]`. Decays are exponentials of sums of
-logarithms that are never positive where A < 0 and dt >= 0: each is summed up for itself, never as the difference of two
-cumulative sums, and a new packed sequence is a logarithm of -inf. So nothing overflows, cancels or turns into NaN, in
-either direction. Backward keeps the state that enters each chunk and makes the rest again.
+After section 6 of arXiv:2405.21060 (the formula stands in `reference.py`). Inside a chunk, step i hears step j <= i
+through `scores[i, j] * pair[i, j]`, with scores = C B^T and pair = the decay over steps j + 1..i; the state that enters
+a chunk reaches step i through `enter[i]`, and step j reaches the state that leaves it through `leave[j]`. Decays are
+exponentials of sums of logarithms that are never positive where A < 0 and dt >= 0: each is summed up for itself, never
+as the difference of two cumulative sums, and a new packed sequence is a logarithm of -inf. So nothing overflows,
+cancels or turns into NaN, in either direction. Backward keeps the states that enter chunks and makes the rest again.
 
-Shapes: b batch, n chunks, q steps of a chunk, g groups, h heads, p head size, s state size; `by_group` has (g, q, heads of
-the group * p) at the end.
+Shapes: b batch, n chunks, q steps of a chunk, g groups, h heads, p head size, s state size; `by_group` puts a group's
+heads side by side: (b, n, g, q, h / g * p).
 """
 
 import torch
@@ -191,8 +191,8 @@ def gate_gradients(dout: Tensor, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def log_gradients(pairs: Tensor, enter: Tensor, leave: Tensor, whole: Tensor) -> Tensor:
     """Gradients of the decays' logarithms (b, n, q, h) from those of their sums.
 
-    The log of step k is in the sums of the pairs j < k <= i (b, n, h, q, q), of `enter` at k and after, of `leave` before k
-    (b, n, h, q), and of the `whole` chunk (b, n, h, 1, 1). Every sum runs over its terms alone, so that none cancels.
+    The log of step k is in the sums of the pairs j < k <= i (b, n, h, q, q), of `enter` at k and after, of `leave`
+    before k (b, n, h, q), and of the `whole` chunk (b, n, h, 1, 1). Every sum runs over its terms alone: none cancels.
     """
     logs = enter.flip(-1).cumsum(-1).flip(-1) + whole.squeeze(-1)
     before = pairs.tril_(-1).cumsum(-1).tril_(-1).sum(-2) + leave.cumsum(-1)

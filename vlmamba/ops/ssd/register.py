@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mamba-2's scan as one differentiable op, `vlmamba::ssd_scan`, over every fast backend.
 
-A backend is a module with two pure functions, `forward` and `backward`. Operands (B batch, L steps, H heads, P head size,
-G groups, N state size); A, D, dt_bias, the state, `last`, `y` and `states` are float32, or float64 when all is:
+A backend is a module with two pure functions, `forward` and `backward`. Operands (B batch, L steps, H heads, P head
+size, G groups, N state size); A, D, dt_bias, the state, `last`, `y` and `states` are float32, or float64 when all is:
 
     x, z           (B, L, H, P)
     dt             (B, L, H)         before bias, softplus and clamping to low..high
@@ -12,9 +12,9 @@ G groups, N state size); A, D, dt_bias, the state, `last`, `y` and `states` are 
     seq_idx        int32 (B, L)
     state          (B, H, P, N)
 
-`forward` gives `out` (B, L, H, P) in x's dtype, `last` (B, H, P, N) and, where `keep` asks for them, `y`, out before the gate
-(only if there is one), and `states` (B, ceil(L / chunk_size), H, P, N), the state that enters each chunk: what `backward`
-starts from. `backward` gives a gradient for every operand that is there, shaped and typed as it is.
+`forward` gives `out` (B, L, H, P) in x's dtype, `last` (B, H, P, N) and, where `keep` asks for them, `y`, out before
+the gate (only if there is one), and `states` (B, ceil(L / chunk_size), H, P, N), the state that enters each chunk:
+what `backward` starts from. `backward` gives a gradient for every operand that is there, shaped and typed as it is.
 """
 
 from types import ModuleType

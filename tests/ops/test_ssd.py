@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mamba-2's scan: every backend against the float64 definition, and the fixtures of mamba_ssm."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from tests import golden
+from tests.close import GRADIENT, assert_close
+from tests.ops.backends import AGAINST_REFERENCE, AVAILABLE, DOUBLE
+from vlmamba.ops import selective_state_update, ssd_scan, ssd_update, use_backend
+from vlmamba.ops.compat import mamba_chunk_scan_combined
+from vlmamba.ops.compat import selective_state_update as compat_state_update
+from vlmamba.ops.ssd.register import ssd_scan_op
+
+FAST = [name for name in AVAILABLE if name != "reference"]
+
+
+@dataclass
+class Case:
+    """Shapes and options of one call."""
+
+    length: int
+    heads: int = 4
+    size: int = 5
+    groups: int = 2
+    states: int = 7
+    batch: int = 2
+    chunk_size: int = 64
+    options: tuple[str, ...] = ("D", "z", "dt_bias", "initial_state")
+    packed: bool = False
+    limit: tuple[float, float] = (0.0, math.inf)
+
+    def __str__(self) -> str:
+        name = f"L{self.length}-H{self.heads}-P{self.size}-G{self.groups}-N{self.states}-chunk{self.chunk_size}"
+        limited = "" if self.limit[1] == math.inf else "-limited"
+        return name + ("-packed" if self.packed else "") + ("" if self.options else "-bare") + limited
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Float64 arguments that need gradients."""
+        b, n, h, p, g, s = self.batch, self.length, self.heads, self.size, self.groups, self.states
+        made = {
+            "x": torch.randn(b, n, h, p),
+            "dt": torch.randn(b, n, h) - 1,
+            "A": -torch.rand(h) * 2 - 0.1,
+            "B": torch.randn(b, n, g, s),
+            "C": torch.randn(b, n, g, s),
+            "D": torch.randn(h, p),
+            "z": torch.randn(b, n, h, p),
+            "dt_bias": torch.randn(h),
+            "initial_state": torch.randn(b, h, p, s),
+        }
+        optional = {"D", "z", "dt_bias", "initial_state"}
+        return {name: v.double() for name, v in made.items() if name not in optional or name in self.options}
+
+    def fixed(self) -> dict[str, object]:
+        """Arguments without gradients."""
+        # numbers come back, so that only where they change can tell the sequences apart
+        packed = (torch.rand(self.batch, self.length) < 0.1).cumsum(1).remainder(2).int()
+        seq_idx = packed if self.packed else None
+        return {"chunk_size": self.chunk_size, "dt_limit": self.limit, "seq_idx": seq_idx}
+
+
+CASES = [
+    *(Case(length) for length in (1, 7, 63, 64, 65, 200)),
+    Case(37, heads=3, size=1, groups=3, states=1, chunk_size=5),
+    Case(64, heads=6, size=17, groups=1, states=16, chunk_size=16),
+    Case(33, heads=1, size=3, groups=1, states=33, batch=1, chunk_size=1),
+    Case(70, options=(), chunk_size=256),
+    Case(70, options=("D",), chunk_size=7),
+    Case(60, packed=True, chunk_size=16),
+    Case(60, packed=True, options=("dt_bias",), chunk_size=60),
+    Case(40, limit=(0.2, 0.8), chunk_size=16),
+]
+
+
+def run(backend: str, tensors: dict, fixed: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Output, last state and all gradients, for fixed cotangents."""
+    inputs = {name: v.detach().to(dtype).requires_grad_() for name, v in tensors.items()}
+    with use_backend(backend):
+        y, state = ssd_scan(**inputs, **fixed, return_final_state=True)
+    generator = torch.Generator().manual_seed(7)
+    loss = sum(
+        (v * torch.randn(v.shape, generator=generator, dtype=torch.float64).to(v.dtype)).sum() for v in (y, state)
+    )
+    gradients = torch.autograd.grad(loss, list(inputs.values()))
+    return {"y": y, "state": state, **{f"d{n}": g for n, g in zip(inputs, gradients, strict=True)}}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("backend", "dtype"), AGAINST_REFERENCE, ids=str)
+def test_backend_equals_the_definition(backend, case, dtype, poisoned_memory):
+    tensors, fixed = case.tensors(), case.fixed()
+    expected = run("reference", tensors, fixed, torch.float64)
+    ours = run(backend, tensors, fixed, dtype)
+    for name, value in ours.items():
+        assert_close(name, value, expected[name], *([GRADIENT] if name.startswith("d") else []))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_no_worse_than_rounding_the_inputs(backend, dtype):
+    case = Case(65, chunk_size=16)
+    tensors, fixed = {name: v.to(dtype).double() for name, v in case.tensors().items()}, case.fixed()
+    expected = run("reference", tensors, fixed, torch.float64)
+    ours = run(backend, tensors, fixed, dtype)
+    assert ours["y"].dtype == dtype and ours["state"].dtype == torch.float32
+    assert_close("y", ours["y"], expected["y"])
+    for name in ("dx", "dB", "dC", "ddt", "dz"):
+        assert ours[name].dtype == dtype
+        assert_close(name, ours[name], expected[name], GRADIENT)
+
+
+@pytest.mark.parametrize("backend", DOUBLE)
+def test_gradcheck(backend):
+    case = Case(5, heads=2, size=2, groups=1, states=2, batch=1, chunk_size=2)
+    tensors, fixed = case.tensors(), case.fixed()
+    names = list(tensors)
+
+    def function(*values):
+        with use_backend(backend):
+            return ssd_scan(**dict(zip(names, values, strict=True)), **fixed, return_final_state=True)
+
+    assert torch.autograd.gradcheck(function, [v.requires_grad_() for v in tensors.values()])
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_strong_decay_stays_finite_and_exact(backend):
+    case = Case(200, options=())
+    tensors, fixed = case.tensors(), case.fixed()
+    tensors["A"], tensors["dt"] = tensors["A"] * 1000, tensors["dt"] * 30
+    expected = run("reference", tensors, fixed, torch.float64)
+    for name, value in run(backend, tensors, fixed, torch.float32).items():
+        assert_close(name, value, expected[name], *([GRADIENT] if name.startswith("d") else []))
+
+
+@pytest.mark.parametrize("backend", AVAILABLE)
+def test_pieces_with_states_equal_one_scan(backend):
+    tensors = {n: v.float() for n, v in Case(50, options=("D", "z", "dt_bias")).tensors().items()}
+    with use_backend(backend):
+        whole, last = ssd_scan(**tensors, return_final_state=True)
+        pieces, state = [], None
+        for part in (slice(0, 1), slice(1, 33), slice(33, 50)):
+            sliced = {n: v[:, part] if n in ("x", "dt", "B", "C", "z") else v for n, v in tensors.items()}
+            y, state = ssd_scan(**sliced, initial_state=state, return_final_state=True, chunk_size=8)
+            pieces.append(y)
+    assert_close("y", torch.cat(pieces, dim=1), whole)
+    assert_close("state", state, last)
+
+
+@pytest.mark.parametrize("backend", AVAILABLE)
+def test_a_packed_sequence_is_as_if_alone(backend):
+    tensors = {n: v.float() for n, v in Case(30, batch=1, options=("D", "z")).tensors().items()}
+    seq_idx = torch.tensor([[0] * 9 + [1] * 14 + [2] * 7])
+    with use_backend(backend):
+        packed, last = ssd_scan(**tensors, seq_idx=seq_idx, return_final_state=True, chunk_size=8)
+        for part in (slice(0, 9), slice(9, 23), slice(23, 30)):
+            sliced = {n: v[:, part] if n in ("x", "dt", "B", "C", "z") else v for n, v in tensors.items()}
+            alone, state = ssd_scan(**sliced, return_final_state=True)
+            assert_close("y", packed[:, part], alone)
+    assert_close("state", last, state)
+
+
+@pytest.mark.parametrize("limit", [(0.0, math.inf), (0.3, 0.6)], ids=str)
+@pytest.mark.parametrize("D", ["heads", "channels"])
+def test_one_step_equals_the_scan(D, limit):
+    tensors = Case(1, heads=6).tensors()
+    tensors["D"] = tensors["D"][:, 0] if D == "heads" else tensors["D"]
+    y, state = ssd_scan(**tensors, dt_limit=limit, return_final_state=True)
+    step = {n: v.squeeze(1) for n, v in tensors.items() if n in ("x", "dt", "B", "C", "z")}
+    rest = {n: tensors[n] for n in ("A", "D", "dt_bias")}
+    before = tensors["initial_state"].clone()
+    one, new = ssd_update(tensors["initial_state"], **step, **rest, dt_limit=limit)
+    assert_close("y", one, y.squeeze(1))
+    assert_close("state", new, state)
+    assert torch.equal(tensors["initial_state"], before)
+
+
+def test_one_step_is_differentiable():
+    tensors = Case(1, heads=2, size=2, states=2).tensors()
+    values = {n: v.squeeze(1) if n in ("x", "dt", "B", "C", "z") else v for n, v in tensors.items()}
+    values["state"] = values.pop("initial_state")
+    names = list(values)
+    inputs = [v.requires_grad_() for v in values.values()]
+    assert torch.autograd.gradcheck(lambda *v: ssd_update(**dict(zip(names, v, strict=True))), inputs)
+
+
+@pytest.mark.parametrize("backend", AVAILABLE)
+def test_results_are_the_same_twice_and_for_other_strides(backend):
+    case = Case(40, chunk_size=16)
+    tensors, fixed = {n: v.float() for n, v in case.tensors().items()}, case.fixed()
+    first = run(backend, tensors, fixed, torch.float32)
+    strided = {n: v.transpose(0, -1).contiguous().transpose(0, -1) for n, v in tensors.items()}
+    for name, value in run(backend, tensors, fixed, torch.float32).items():
+        assert torch.equal(first[name], value), name
+    for name, value in run(backend, strided, fixed, torch.float32).items():
+        assert_close(name, value, first[name], GRADIENT)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_autocast_changes_nothing(backend):
+    case = Case(30)
+    tensors, fixed = {n: v.float().requires_grad_() for n, v in case.tensors().items()}, case.fixed()
+    results = []
+    for enabled in (False, True):
+        with use_backend(backend), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            y = ssd_scan(**tensors, **fixed)
+            results.append([y, *torch.autograd.grad(y.square().sum(), list(tensors.values()))])
+    assert all(torch.equal(plain, cast) for plain, cast in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("backend", AVAILABLE)
+def test_empty_length_gives_an_empty_result_and_the_state_back(backend):
+    tensors = Case(0).tensors()
+    with use_backend(backend):
+        y, state = ssd_scan(**tensors, return_final_state=True)
+    assert y.shape == (2, 0, 4, 5) and torch.equal(state, tensors["initial_state"])
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_the_state_alone_has_gradients(backend):
+    tensors = {n: v.float() for n, v in Case(20, options=("initial_state",)).tensors().items()}
+    results = []
+    for name, dtype in ((backend, torch.float32), ("reference", torch.float64)):
+        inputs = {n: v.to(dtype).requires_grad_() for n, v in tensors.items()}
+        with use_backend(name):
+            _, state = ssd_scan(**inputs, return_final_state=True)
+        results.append(torch.autograd.grad(state.square().sum(), [inputs[n] for n in ("x", "B", "initial_state")]))
+    for ours, expected in zip(*results, strict=True):
+        assert_close("gradient", ours, expected, GRADIENT)
+
+
+def test_training_keeps_no_state_of_every_step():
+    tensors = {n: v.float().requires_grad_() for n, v in Case(256, batch=1, states=64, options=()).tensors().items()}
+    kept = []
+    with use_backend("torch"), torch.autograd.graph.saved_tensors_hooks(lambda v: kept.append(v) or v, lambda v: v):
+        ssd_scan(**tensors)
+    states = 256 * 4 * 5 * 64
+    # the inputs, and one state for each of 4 chunks
+    assert sum(v.numel() for v in kept) <= sum(v.numel() for v in tensors.values()) + states // 64
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x": torch.zeros(2, 10, 4)}, "ssd_scan: x has shape"),
+        ({"x": torch.zeros(2, 10, 4, 5, dtype=torch.int64)}, "x has dtype torch.int64"),
+        ({"dt": torch.zeros(2, 10, 3)}, "dt has shape"),
+        ({"A": torch.zeros(4, 5)}, "A has shape"),
+        ({"A": [1.0]}, "A is a list, expected a tensor"),
+        ({"A": torch.zeros(4, dtype=torch.complex64)}, "A has dtype torch.complex64, expected a real one"),
+        ({"B": torch.zeros(2, 10, 7)}, r"B has shape \(2, 10, 7\), expected \(2, 10, G, N\)"),
+        ({"B": torch.zeros(2, 9, 2, 7)}, "B has shape"),
+        ({"C": torch.zeros(2, 10, 1, 7)}, "C has shape"),
+        ({"B": torch.zeros(2, 10, 3, 7), "C": torch.zeros(2, 10, 3, 7)}, "B has 3 groups, expected a divisor of 4"),
+        ({"D": torch.zeros(5)}, "D has shape"),
+        ({"z": torch.zeros(2, 10, 20)}, "z has shape"),
+        ({"dt_bias": torch.zeros(5)}, "dt_bias has shape"),
+        ({"dt_bias": torch.zeros(4, device="meta")}, "dt_bias is on meta"),
+        ({"initial_state": torch.zeros(2, 4, 7, 5)}, "initial_state has shape"),
+        ({"seq_idx": torch.zeros(2, 9, dtype=torch.int32)}, "seq_idx has shape"),
+        ({"seq_idx": torch.zeros(2, 10)}, "seq_idx is torch.float32"),
+        ({"chunk_size": 0}, "chunk_size is 0, expected a positive int"),
+        ({"dt_limit": (1.0, 0.5)}, r"dt_limit is \(1.0, 0.5\)"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else next(iter(v)),
+)
+def test_bad_arguments_are_named(change, words):
+    tensors = {n: v.float() for n, v in Case(10).tensors().items()}
+    with pytest.raises(ValueError, match=words):
+        ssd_scan(**{**tensors, **change})
+
+
+def test_bad_arguments_of_a_step_are_named():
+    good = {
+        n: v.squeeze(1) if n in ("x", "dt", "B", "C", "z") else v
+        for n, v in Case(1, options=("D", "z", "dt_bias")).tensors().items()
+    }
+    for change, words in (
+        ({"state": torch.zeros(2, 4, 7, 5)}, "ssd_update: state has shape"),
+        ({"x": torch.zeros(2, 20)}, "x has shape"),
+        ({"B": torch.zeros(2, 7)}, r"B has shape \(2, 7\), expected \(2, G, N\)"),
+        ({"dt": torch.zeros(2, 4, 5)}, "dt has shape"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ssd_update(**{"state": torch.zeros(2, 4, 5, 7), **good, **change})
+
+
+def op_arguments(requires_grad: bool) -> tuple:
+    tensors = {n: v.float().requires_grad_(requires_grad) for n, v in Case(9, chunk_size=4).tensors().items()}
+    names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
+    seq_idx = torch.tensor([[0] * 5 + [1] * 4] * 2, dtype=torch.int32)
+    operands = (*(tensors[n] for n in names), seq_idx, tensors["initial_state"])
+    return *operands, 4, True, 0.0, math.inf, requires_grad
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_the_registered_op_passes_torchs_own_check(requires_grad):
+    torch.library.opcheck(ssd_scan_op.op, op_arguments(requires_grad))
+
+
+def test_a_compiled_model_keeps_it_as_one_node():
+    tensors = {n: v.float().requires_grad_() for n, v in Case(20, chunk_size=8).tensors().items()}
+    names, graphs = list(tensors), []
+
+    def function(*values):
+        y, state = ssd_scan(**dict(zip(names, values, strict=True)), chunk_size=8, return_final_state=True)
+        return y.sum() + state.sum()
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    expected = torch.autograd.grad(function(*tensors.values()), list(tensors.values()))
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    ours = torch.autograd.grad(compiled(*tensors.values()), list(tensors.values()))
+    for name, gradient, other in zip(names, ours, expected, strict=True):
+        assert_close(name, gradient, other, GRADIENT)
+    assert len(graphs) == 1 and any("ssd_scan" in str(node.target) for node in graphs[0].graph.nodes)
+
+
+def test_an_exported_program_takes_other_lengths():
+    class Scan(torch.nn.Module):
+        def forward(self, x, dt, A, B, C):
+            return ssd_scan(x, dt, A, B, C, chunk_size=8)
+
+    inputs = [v.float() for v in Case(20, options=()).tensors().values()]
+    length = torch.export.Dim("length", min=2, max=64)
+    shapes = [{1: length}, {1: length}, None, {1: length}, {1: length}]
+    program = torch.export.export(Scan(), tuple(inputs), dynamic_shapes=shapes)
+    others = [v.float() for v in Case(33, options=()).tensors().values()]
+    assert_close("y", program.module()(*others), Scan()(*others))
+
+
+GOLDEN = golden.load("ssd-scan")
+
+
+@pytest.mark.parametrize("backend", DOUBLE)
+@pytest.mark.parametrize("case", [case["name"] for case in GOLDEN.config["cases"]])
+def test_drop_in_equals_mamba_ssm(backend, case):
+    io = {key.split("/")[1]: v for key, v in GOLDEN.io.items() if key.startswith(f"{case}/")}
+    options = next(c for c in GOLDEN.config["cases"] if c["name"] == case)
+    inputs = {n: io[n].clone().requires_grad_() for n in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias") if n in io}
+    with use_backend(backend):
+        out, last = mamba_chunk_scan_combined(
+            **inputs,
+            chunk_size=options["chunk_size_hint"],
+            dt_softplus=options["dt_softplus"],
+            dt_limit=tuple(map(float, options["dt_limit"])),
+            return_final_states=True,
+        )
+    gradients = torch.autograd.grad((out * io["grad_out"]).sum(), list(inputs.values()))
+    assert_golden("out", out, io["out"])
+    assert_golden("final_state", last, io["final_state"])
+    for name, gradient in zip(inputs, gradients, strict=True):
+        assert_golden(f"d{name}", gradient, io[f"d{name}"])
+
+
+@pytest.mark.parametrize("initial", [False, True])
+def test_listing_1_of_the_paper_is_met(initial):
+    """There A and x come multiplied by dt: with dt = 1 and A = -1, a time step of -A would scale x too."""
+    io = {key.split("/")[1]: v for key, v in GOLDEN.io.items() if key.startswith("minimal/")}
+    steps = -io["A"]
+    y, last = ssd_scan(
+        io["X"] / steps.unsqueeze(-1),
+        steps,
+        -torch.ones(io["A"].shape[-1], dtype=torch.float64),
+        io["B"],
+        io["C"],
+        dt_softplus=False,
+        initial_state=io["initial_states"][:, 0] if initial else None,
+        return_final_state=True,
+    )
+    suffix = "_init" if initial else ""
+    assert_golden("Y", y, io[f"Y{suffix}"])
+    assert_golden("final_state", last, io[f"final_state{suffix}"])
+
+
+def assert_golden(name: str, ours: torch.Tensor, expected: torch.Tensor) -> None:
+    """The pass rule of the op fixtures: float64 within 1e-9."""
+    assert (ours - expected).abs().max() <= 1e-9 * max(1.0, expected.abs().max().item()), name
+
+
+def test_drop_in_gives_the_state_after_every_packed_sequence():
+    tensors = Case(30, batch=1, options=("dt_bias",)).tensors()
+    bounds = torch.tensor([0, 9, 23, 30])
+    seq_idx = torch.tensor([[0] * 9 + [1] * 14 + [2] * 7], dtype=torch.int32)
+    first = torch.randn(1, 4, 5, 7, dtype=torch.float64)
+    options = {"chunk_size": 8, "seq_idx": seq_idx, "initial_states": first, "dt_softplus": True}
+    y, last, states = mamba_chunk_scan_combined(
+        **tensors, **options, cu_seqlens=bounds, return_final_states=True, return_varlen_states=True
+    )
+    assert states.shape == (3, 4, 5, 7) and torch.equal(y, mamba_chunk_scan_combined(**tensors, **options))
+    assert_close("last", states[-1:], last)
+    part = {n: v[:, :9] if n in ("x", "dt", "B", "C") else v for n, v in tensors.items()}
+    assert_close("first", states[:1], ssd_scan(**part, initial_state=first, return_final_state=True)[1])
+    y, states = mamba_chunk_scan_combined(**tensors, **options, cu_seqlens=bounds, return_varlen_states=True)
+    assert states.shape == (3, 4, 5, 7)
+    with pytest.raises(ValueError, match="cu_seqlens is None"):
+        mamba_chunk_scan_combined(**tensors, chunk_size=8, return_varlen_states=True)
+    with pytest.raises(ValueError, match=r"cu_seqlens is \[0, 9\]"):
+        mamba_chunk_scan_combined(**tensors, chunk_size=8, cu_seqlens=bounds[:2], return_varlen_states=True)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_drop_in_step_with_heads(tied):
+    heads, size, groups, states = 4, 3, 2, 5
+    x, z = torch.randn(2, 2, heads, size)
+    B, C = torch.randn(2, 2, groups, states)
+    D = torch.randn(heads, size)
+    if tied:
+        A = -torch.rand(heads)[:, None, None].expand(-1, size, states)
+        dt, bias = torch.randn(2, heads, 1).expand(-1, -1, size), torch.randn(heads, 1).expand(-1, size)
+    else:
+        A, dt, bias = -torch.rand(heads, size, states), torch.randn(2, heads, size), torch.randn(heads, size)
+    before = torch.randn(2, heads, size, states)
+    state = before.clone()
+    y = compat_state_update(state, x, dt, A, B, C, D, z, bias, dt_softplus=True)
+    for head in range(heads):
+        group = head // (heads // groups)
+        one = (before[:, head], x[:, head], dt[:, head], A[head], B[:, group], C[:, group], D[head], z[:, head])
+        expected, new = selective_state_update(*one, bias[head])
+        assert_close("y", y[:, head], expected)
+        assert_close("state", state[:, head], new)
+    with pytest.raises(ValueError, match="dt has shape"):
+        compat_state_update(state, x, dt[..., 0], A, B, C)
