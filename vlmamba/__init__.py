@@ -11,7 +11,7 @@ from vlmamba.version import __version__
 
 _PUBLIC = {
     "vlmamba.convert": ["from_official"],
-    "vlmamba.layers.mamba": ["apply_kernels"],
+    "vlmamba.layers.kernels": ["apply_kernels"],
     "vlmamba.models.mamba": ["MambaForCausalLM"],
     "vlmamba.models.vim": ["VimConfig", "VimForImageClassification", "VimModel"],
     "vlmamba.models.vlmamba": [

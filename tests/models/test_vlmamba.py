@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 from tests.models.tiny import tiny_config, tiny_model, tiny_processor
 from vlmamba import VLMambaForConditionalGeneration, VLMambaModel, VLMambaProcessor
 from vlmamba.data import ChatCollator, answer_labels
-from vlmamba.layers.mamba import MambaMixer
+from vlmamba.layers.kernels import MambaMixer
 
 IDS = torch.tensor([[5, 4, 4, 4, 4, 7, 8, 9, 6, 10, 11]])
 PIXELS = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -122,9 +122,8 @@ def test_a_larger_image_gives_more_features():
 def test_parts_that_do_not_fit_are_named():
     with pytest.raises(Exception, match="a resnet config has no hidden_size, image_size, patch_size"):
         tiny_config(vision_config={"model_type": "resnet"})
-    with pytest.raises(ValueError, match=r"LlamaModel has no mixer of a supported family \(mamba\)"):
-        llama = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
-        tiny_model(text_config={**llama, "num_key_value_heads": 2, "vocab_size": 30})
+    with pytest.raises(Exception, match="a llama config is not supported, expected mamba, mamba2, falcon_mamba"):
+        tiny_config(text_config={"model_type": "llama"})
     with pytest.raises(Exception, match="unknown scan 'nope'"):
         tiny_config(scan="nope")
 

@@ -3,7 +3,7 @@
 
 import transformers
 
-from vlmamba.layers.mamba import apply_kernels
+from vlmamba.layers.kernels import apply_kernels
 from vlmamba.models.modeling_utils import PaddedGenerationMixin
 
 

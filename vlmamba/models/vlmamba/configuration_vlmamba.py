@@ -9,6 +9,9 @@ from transformers.configuration_utils import SubConfigSpec
 
 from vlmamba.scans import get_scan
 
+# transformers' language models whose layers are all Mamba-1 or Mamba-2
+LANGUAGE_MODELS = ("mamba", "mamba2", "falcon_mamba")
+
 
 @strict
 class VLMambaProjectorConfig(PreTrainedConfig):
@@ -51,7 +54,7 @@ class VLMambaConfig(PreTrainedConfig):
     Args:
         vision_config: a ViT-like vision model's config or dict with `model_type`; default Vim.
         projector_config: a `VLMambaProjectorConfig` or dict.
-        text_config: a Mamba language model's config or dict with `model_type`; default mamba.
+        text_config: a language model's config or dict with `model_type` mamba (the default), mamba2 or falcon_mamba.
         image_token_id: the placeholder token that image features replace.
         vision_feature_layer: which hidden states of the encoder to read; -1 is its (normed) output.
         tie_word_embeddings: share the embeddings with the head; as `text_config` says when None.
@@ -86,6 +89,12 @@ class VLMambaConfig(PreTrainedConfig):
         if missing:
             kind = self.vision_config.model_type
             raise ValueError(f"vision_config: a {kind} config has no {', '.join(missing)}, expected a ViT-like encoder")
+
+    def validate_text_config(self):
+        """Part of the validation of strict configs: the language model must have states and no attention."""
+        kind = self.text_config.model_type
+        if kind not in LANGUAGE_MODELS:
+            raise ValueError(f"text_config: a {kind} config is not supported, expected {', '.join(LANGUAGE_MODELS)}")
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches that the encoder makes of a height x width image."""

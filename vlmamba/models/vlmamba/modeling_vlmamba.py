@@ -12,7 +12,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
 from vlmamba.layers.connectors import CONNECTORS
-from vlmamba.layers.mamba import apply_kernels
+from vlmamba.layers.kernels import apply_kernels
 from vlmamba.layers.vision_mixer import VisionMixer
 from vlmamba.models.modeling_utils import CACHE, KernelPreTrainedModel, PaddedGenerationMixin
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
@@ -91,7 +91,7 @@ class VLMambaPreTrainedModel(KernelPreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     _is_stateful = True
-    _no_split_modules = ["VimBlock", "MambaBlock", "MultiModalProjector"]
+    _no_split_modules = ["VimBlock", "MambaBlock", "Mamba2Block", "FalconMambaBlock", "MultiModalProjector"]
     _skip_keys_device_placement = ["cache", "cache_params"]
 
     @torch.no_grad()
