@@ -109,7 +109,8 @@ def draw_bars(axes: Any, title: str, groups: list[str], ratios: list[dict[str, d
         low = [bar["median"] - bar["min"] for _, bar in bars]
         high = [bar["max"] - bar["median"] for _, bar in bars]
         heights = [bar["median"] for _, bar in bars]
-        axes.bar(places, heights, 0.95 * width, label=name, yerr=[low, high], capsize=2)
+        drawn = axes.bar(places, heights, 0.95 * width, label=name, yerr=[low, high], capsize=2)
+        axes.bar_label(drawn, [f"x{short(height)}" for height in heights], fontsize=6, padding=2)
     axes.axhline(1, color="black", linewidth=1)
     axes.set(yscale="log", title=title, xticks=range(len(groups)), xticklabels=groups)
     if names:
