@@ -170,4 +170,5 @@ def draw(figure: Any, content: dict[str, Any]) -> None:
     right.set(title="extra peak memory, MB", xlabel="side of the image", xticks=sides, yscale="log")
     for axes in (left, right):
         axes.grid(True, alpha=0.3)
-        axes.legend(fontsize=7)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7)
