@@ -13,6 +13,7 @@ _PUBLIC = {
     "vlmamba.convert": ["from_official"],
     "vlmamba.layers.kernels": ["apply_kernels"],
     "vlmamba.models.mamba": ["MambaForCausalLM"],
+    "vlmamba.models.mamba2": ["Mamba2ForCausalLM"],
     "vlmamba.models.vim": ["VimConfig", "VimForImageClassification", "VimModel"],
     "vlmamba.models.vlmamba": [
         "VLMambaConfig",

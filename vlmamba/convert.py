@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 _CONVERTERS = {
     "mamba": "vlmamba.models.mamba.convert_mamba",
+    "mamba2": "vlmamba.models.mamba2.convert_mamba2",
     "vim": "vlmamba.models.vim.convert_vim",
 }
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every model of this library inherits."""
+"""What every model of this library inherits, and what the language models' converters share."""
 
 import inspect
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,6 +10,9 @@ from transformers import GenerationConfig, GenerationMixin, MambaModel, PreTrain
 
 # what transformers' Mamba models call their states: `cache` since 5.24, `cache_params` before
 CACHE = "cache" if "cache" in inspect.signature(MambaModel.forward).parameters else "cache_params"
+
+# GPT-NeoX's tokenizer, which all published checkpoints of mamba_ssm use: its <|endoftext|> is token 0
+MAMBA_SSM_VOCABULARY = 50277
 
 
 class KernelPreTrainedModel(PreTrainedModel):
@@ -64,3 +68,43 @@ class PaddedGenerationMixin(GenerationMixin):
         if pad is None or pad in ends:
             return None
         return (input_ids != pad).long()
+
+
+def mamba_ssm_sizes(family: str, arguments: dict[str, Any], layer: str) -> dict[str, Any]:
+    """What a config of ours takes from `MambaConfig(**arguments)` of mamba_ssm, whichever its mixer.
+
+    Raises:
+        ValueError: an option that transformers' Mamba models have no place for is set.
+    """
+    get = arguments.get
+    if not get("rms_norm", True):
+        raise ValueError(f"{family}: rms_norm is False, expected True (LayerNorm is not supported)")
+    if get("d_intermediate", 0) or get("attn_layer_idx") or (get("ssm_cfg") or {}).get("layer", layer) != layer:
+        raise ValueError(
+            f"{family}: d_intermediate, attn_layer_idx and ssm_cfg.layer other than {layer} are not supported"
+        )
+    multiple, words = get("pad_vocab_size_multiple", 8), get("vocab_size", MAMBA_SSM_VOCABULARY)
+    end = 0 if words == MAMBA_SSM_VOCABULARY else None
+    return {
+        "hidden_size": get("d_model", 2560),
+        "num_hidden_layers": get("n_layer", 64),
+        "vocab_size": -(-words // multiple) * multiple,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "residual_in_fp32": get("residual_in_fp32", True),
+        "tie_word_embeddings": get("tie_embeddings", True),
+    }
+
+
+def mamba_ssm_weights(
+    model: PreTrainedModel, state_dict: dict[str, torch.Tensor], arguments: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """mamba_ssm's weights under transformers' names; rows that only pad the embedding are never generated."""
+    renamed = {key.replace("backbone.embedding.", "backbone.embeddings."): v for key, v in state_dict.items()}
+    if model.config.tie_word_embeddings and "backbone.embeddings.weight" in renamed:
+        renamed.setdefault("lm_head.weight", renamed["backbone.embeddings.weight"])
+    words = arguments.get("vocab_size", MAMBA_SSM_VOCABULARY)
+    if words < model.config.vocab_size:
+        model.generation_config.suppress_tokens = list(range(words, model.config.vocab_size))
+    return renamed
