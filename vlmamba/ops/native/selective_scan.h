@@ -67,7 +67,7 @@ struct Tile {
             V raw = delta[t] + bias;
             if (s.softplus) {
                 V small = exp_negative(raw < 0 ? raw : -raw);
-                if (BACKWARD) slope[t] = (raw < 0 ? small : V{} + 1) / (1 + small);
+                if (BACKWARD) slope[t] = (raw < 0 ? small : V{} + 1) * reciprocal(1 + small);
                 raw = (raw < 0 ? V{} : raw) + log1p(small);
             }
             delta[t] = raw;

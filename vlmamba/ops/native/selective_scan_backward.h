@@ -5,7 +5,7 @@
 // step, leaves that of the state before its first.
 template <int COUNT>
 INLINE void backward_states(const Steps& steps, Tile& tile, const States& p, int64_t first) {
-    V decay[TILE][COUNT], h[TILE + 1][COUNT], g[COUNT], A[COUNT], dA[COUNT] = {};
+    V kept[TILE][COUNT], h[TILE + 1][COUNT], g[COUNT], A[COUNT], dA[COUNT] = {};
     for (int n = 0; n < COUNT; ++n) {
         h[0][n] = p.start[first + n];
         g[n] = p.end[first + n];
@@ -14,8 +14,8 @@ INLINE void backward_states(const Steps& steps, Tile& tile, const States& p, int
     for (int t = 0; t < steps.count; ++t)
 #pragma GCC unroll 4
         for (int n = 0; n < COUNT; ++n) {
-            decay[t][n] = __builtin_expect(steps.fresh[t], 0) ? V{} : exp2(tile.delta[t] * A[n]);
-            h[t + 1][n] = decay[t][n] * h[t][n] + tile.input[t] * p.B[t * p.count + first + n];
+            kept[t][n] = __builtin_expect(steps.fresh[t], 0) ? V{} : decay(tile.delta[t], A[n]);
+            h[t + 1][n] = kept[t][n] * h[t][n] + tile.input[t] * p.B[t * p.count + first + n];
         }
     for (int t = steps.count - 1; t >= 0; --t) {
         const int64_t at = t * p.count + first;
@@ -27,7 +27,7 @@ INLINE void backward_states(const Steps& steps, Tile& tile, const States& p, int
             p.dC[at + n] += dy * h[t + 1][n];
             p.dB[at + n] += g[n] * input;
             dinput += g[n] * p.B[at + n];
-            g[n] *= decay[t][n];
+            g[n] *= kept[t][n];
             V along = g[n] * h[t][n];  // gradient of delta * A
             dexponent += along * A[n];
             dA[n] += along * delta;

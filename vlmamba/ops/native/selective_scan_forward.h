@@ -13,7 +13,7 @@ INLINE void scan_states(const Steps& steps, Tile& tile, const States& p, int64_t
             for (int n = 0; n < COUNT; ++n) h[n] = V{};
 #pragma GCC unroll 16
         for (int n = 0; n < COUNT; ++n) {
-            h[n] = exp2(delta * A[n]) * h[n] + input * B[n];
+            h[n] = decay(delta, A[n]) * h[n] + input * B[n];
             y += h[n] * C[n];
         }
         tile.y[t] = y;

@@ -42,7 +42,7 @@ static void state_update(const StateUpdate& s, int64_t b, const Span& channels) 
             V total = {};
             for (int64_t n = 0; n < s.states; n += LANES) {
                 const int lanes = int(smaller(s.states - n, LANES));
-                V h = exp2(delta[i] * REAL(TO_BASE_2) * load(A + n, lanes)) * load(old + n, lanes);
+                V h = decay(V{} + delta[i] * REAL(TO_BASE_2), load(A + n, lanes)) * load(old + n, lanes);
                 h += input[i] * get(s.B, b, n, lanes);
                 store(now + n, h, lanes);
                 total += h * get(s.C, b, n, lanes);

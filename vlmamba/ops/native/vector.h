@@ -88,47 +88,71 @@ INLINE V each(V v) {
 INLINE double power_of_two(double x) { return std::exp2(x); }
 INLINE double exponential(double x) { return std::exp(x); }
 INLINE double log_of_one_plus(double x) { return std::log1p(x); }
-INLINE V exp2(V x) { return each<power_of_two>(x); }
+INLINE V decay(V delta, V A) { return each<power_of_two>(delta * A); }
+INLINE V reciprocal(V x) { return 1 / x; }
 INLINE V exp_negative(V x) { return each<exponential>(x); }
 INLINE V log1p(V x) { return each<log_of_one_plus>(x); }
 #else
 constexpr float TO_BASE_2 = LOG2E, FROM_BASE_2 = LN2;
 
-// 2^(n + r), n whole, |r| <= 1/2; exactly 1 at 0, relative error 8e-8, 0 where the result is denormal
-INLINE V power(V n, V r) {
+// Polynomials are minimax in relative error; those for 2^r are exactly 1 at r = 0, so that a step of 0 keeps a state.
+
+INLINE V power_of_fraction(V r) {  // |r| <= 1/2, relative error 8e-8
     V p = r * 1.53533619e-4f + 1.33988744e-3f;
     p = p * r + 9.61843736e-3f;
     p = p * r + 5.55033247e-2f;
     p = p * r + 0.240226479f;
     p = p * r + 0.693147203f;
-    p = p * r + 1.0f;
-#ifdef SCALE_BY_INSTRUCTION
-    return (V)_mm512_scalef_ps((__m512)p, (__m512)n);
-#else
-    return p * (V)((__builtin_convertvector(n, I) + 127) << 23);
-#endif
+    return p * r + 1.0f;
 }
 
-INLINE V exp2(V x) {
 #ifdef SCALE_BY_INSTRUCTION
-    V r = (V)_mm512_reduce_ps((__m512)x, 8);
-    return power(x - r, r);
+// 2^(delta * A), relative error 2e-7: with x = delta * A + 1/2, of 2^(x - floor(x) - 1/2) and 2^floor(x)
+INLINE V decay(V delta, V A) {
+    const V x = delta * A + 0.5f, r = (V)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    V p = r * 1.32746331e-3f + 6.35330332e-3f;
+    p = p * r + 3.94815169e-2f;
+    p = p * r + 0.169810787f;
+    p = p * r + 0.490133643f;
+    p = p * r + 0.707106709f;
+    return (V)_mm512_scalef_ps((__m512)p, (__m512)x);
+}
+
+// exp of a number <= 0, accurate also where the result is tiny
+INLINE V exp_negative(V x) {
+    const V n = (V)_mm512_roundscale_ps((__m512)(x * LOG2E), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const V r = (x * LOG2E - n) + x * 1.92596303e-8f;
+    return (V)_mm512_scalef_ps((__m512)power_of_fraction(x < -104.0f ? V{} : r), (__m512)n);
+}
+
+INLINE V reciprocal(V x) {  // relative error 1e-7
+    const V y = (V)_mm512_rcp14_ps((__m512)x);
+    return y + y * (1.0f - x * y);
+}
 #else
+INLINE V times_power(V p, V n) { return p * (V)((__builtin_convertvector(n, I) + 127) << 23); }
+
+INLINE V decay(V delta, V A) {  // 2^(delta * A), relative error 2e-7, 0 where it is denormal
+    V x = delta * A;
     x = x < -127.0f ? V{} - 127.0f : x;
     x = x > 128.0f ? V{} + 128.0f : x;
-    V n = (x + 12582912.0f) - 12582912.0f;  // rounds to whole numbers: 1.5 * 2^23
-    return power(n, x - n);
-#endif
+    const V n = (x + 12582912.0f) - 12582912.0f, r = x - n;  // rounds to whole numbers: 1.5 * 2^23
+    V p = r * 1.32746331e-3f + 9.67196189e-3f;
+    p = p * r + 5.55067845e-2f;
+    p = p * r + 0.240222350f;
+    p = p * r + 0.693147063f;
+    return times_power(p * r + 1.0f, n);
 }
 
 // exp of a number <= 0, accurate also where the result is tiny
 INLINE V exp_negative(V x) {
     x = x < -88.0f ? V{} - 88.0f : x;
-    V n = (x * LOG2E + 12582912.0f) - 12582912.0f;
-    V r = (x * LOG2E - n) + x * 1.92596303e-8f;
-    V e = power(n, r);
-    return x <= -87.3f ? V{} : e;
+    const V n = (x * LOG2E + 12582912.0f) - 12582912.0f, r = (x * LOG2E - n) + x * 1.92596303e-8f;
+    return x <= -87.3f ? V{} : times_power(power_of_fraction(r), n);
 }
+
+INLINE V reciprocal(V x) { return 1.0f / x; }
+#endif
 
 INLINE V log1p(V t) {  // 0 <= t <= 1, relative error 5e-9
     V p = t * -3.24402409e-3f + 1.98514575e-2f;
@@ -146,7 +170,7 @@ INLINE V log1p(V t) {  // 0 <= t <= 1, relative error 5e-9
 
 INLINE V sigmoid(V x) {
     const V e = exp_negative(x < 0 ? x : -x);
-    return (x < 0 ? e : V{} + 1) / (1 + e);
+    return (x < 0 ? e : V{} + 1) * reciprocal(1 + e);
 }
 
 INLINE V silu(V x) { return x * sigmoid(x); }
