@@ -39,20 +39,19 @@ def interleave(calls: dict[str, Callable[[], object]], options: Options) -> dict
         options: its rounds come after the one that warms up.
 
     Returns:
-        name -> samples. A call that takes over 4 s needs no warming up: its first call counts, and it is called three
-        times in all, while the others go on.
+        name -> samples. A call that takes over 4 s is timed in the first three rounds only, while the others go on.
     """
-    samples = {name: Samples() for name in calls}
     repeats = {}
     for name, call in calls.items():
-        _time(call, 1, samples[name])
-        repeats[name] = max(1, round(options.min_seconds / max(samples[name].wall[0], 1e-7)))
-    slow = {name for name in calls if samples[name].wall[0] > SLOW_SECONDS}
-    samples |= {name: Samples() for name in calls if name not in slow}
+        warm_up = Samples()
+        _time(call, 1, warm_up)
+        repeats[name] = max(1, round(options.min_seconds / max(warm_up.wall[0], 1e-7)))
+    samples = {name: Samples() for name in calls}
     for _ in range(options.rounds):
         for name, call in calls.items():
-            if name not in slow or len(samples[name].wall) < SLOW_ROUNDS:
-                _time(call, repeats[name], samples[name])
+            own = samples[name]
+            if len(own.wall) < SLOW_ROUNDS or min(own.wall) <= SLOW_SECONDS:
+                _time(call, repeats[name], own)
     return samples
 
 
