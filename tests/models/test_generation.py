@@ -10,8 +10,8 @@ import transformers
 from transformers import GenerationConfig, MambaConfig, TextStreamer, pipeline
 
 from tests import golden
-from tests.models.tiny import tiny_model, tiny_processor
-from vlmamba import MambaForCausalLM, apply_kernels, from_official
+from tests.models.tiny import LANGUAGE_MODELS, tiny_model, tiny_processor, tiny_text_config
+from vlmamba import MambaForCausalLM, VLMambaForConditionalGeneration, apply_kernels, from_official
 from vlmamba.models.modeling_utils import CACHE
 
 NEW = 12
@@ -70,6 +70,19 @@ def test_a_padded_batch_answers_as_each_item_alone(model, processor, side):
     together = generate(model, inputs_of(processor, *PROMPTS, side=side))
     for row, name in enumerate(PROMPTS):
         assert torch.equal(together[row], generate(model, inputs_of(processor, name))[0]), name
+
+
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+def test_every_language_model_answers_cached_padded_and_reloaded(processor, family, tmp_path):
+    model = tiny_model(text_config=tiny_text_config(family))
+    model.save_pretrained(tmp_path)
+    loaded = VLMambaForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    inputs = inputs_of(processor, *PROMPTS, side="right")
+    together = generate(model, inputs)
+    assert len(set(together.flatten().tolist())) > 2
+    assert torch.equal(together, generate(model, inputs, use_cache=False))
+    for row, name in enumerate(PROMPTS):
+        assert torch.equal(together[row], generate(loaded, inputs_of(processor, name))[0]), name
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, SiglipVisionConfig
 
-from tests.models.tiny import tiny_config, tiny_model, tiny_processor
+from tests.models.tiny import LANGUAGE_MODELS, tiny_config, tiny_model, tiny_processor, tiny_text_config
 from vlmamba import VLMambaForConditionalGeneration, VLMambaModel, VLMambaProcessor
 from vlmamba.data import ChatCollator, answer_labels
 from vlmamba.layers.kernels import MambaMixer
@@ -54,6 +54,13 @@ def test_an_inner_layer_can_be_read():
 def test_the_language_model_runs_on_our_mixer():
     mixers = [m for m in tiny_model().modules() if type(m).__name__ == "MambaMixer"]
     assert len(mixers) == 3 and all(type(m) is MambaMixer for m in mixers)
+
+
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+def test_every_language_model_trains(family):
+    model = tiny_model(text_config=tiny_text_config(family)).train()
+    model(input_ids=IDS, pixel_values=PIXELS, labels=IDS).loss.backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
 
 
 def test_every_projection_is_called_as_a_module():

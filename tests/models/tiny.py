@@ -44,9 +44,22 @@ def tiny_tokenizer(words: list[str] = WORDS) -> PreTrainedTokenizerFast:
     )
 
 
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+LANGUAGE_MODELS = {
+    "mamba": {},
+    "falcon_mamba": {},
+    "mamba2": {"num_heads": 6, "head_dim": 8, "n_groups": 2, "chunk_size": 8},
+}
+
+
+def tiny_text_config(family: str = "mamba") -> dict:
+    """The language model."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 3, "vocab_size": len(SPECIAL + WORDS), "state_size": 4}
+    return {"model_type": family, **sizes, "initializer_range": 0.5, **TOKENS, **LANGUAGE_MODELS[family]}
+
+
 def tiny_config(projector: str = "vss_l2", scan: str = "cross_scan", **changes) -> VLMambaConfig:
     """Images of 16 pixels are 4 tokens."""
-    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
     vision = {
         "model_type": "vim",
         "hidden_size": 16,
@@ -54,18 +67,12 @@ def tiny_config(projector: str = "vss_l2", scan: str = "cross_scan", **changes) 
         "image_size": 16,
         "patch_size": 8,
     }
-    text = {
-        "model_type": "mamba",
-        "hidden_size": 24,
-        "num_hidden_layers": 3,
-        "vocab_size": len(SPECIAL + WORDS),
-    }
     parts = {
         "vision_config": {**vision, "state_size": 4},
         "projector_config": {"projector_type": projector, "scan": scan, "state_size": 4},
-        "text_config": {**text, "state_size": 4, "initializer_range": 0.5, **tokens},
+        "text_config": tiny_text_config(),
     }
-    return VLMambaConfig(**{**parts, "image_token_id": 4, **tokens, **changes})
+    return VLMambaConfig(**{**parts, "image_token_id": 4, **TOKENS, **changes})
 
 
 def tiny_model(**options) -> VLMambaForConditionalGeneration:
