@@ -107,14 +107,15 @@ INLINE V power_of_fraction(V r) {  // |r| <= 1/2, relative error 8e-8
 }
 
 #ifdef SCALE_BY_INSTRUCTION
-// 2^(delta * A), relative error 2e-7: with x = delta * A + 1/2, of 2^(x - floor(x) - 1/2) and 2^floor(x)
+// 2^(delta * A), relative error 8e-8: with x = delta * A + 1/2, of 2^(x - floor(x) - 1/2) and 2^floor(x)
 INLINE V decay(V delta, V A) {
     const V x = delta * A + 0.5f, r = (V)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    V p = r * 1.32746331e-3f + 6.35330332e-3f;
-    p = p * r + 3.94815169e-2f;
-    p = p * r + 0.169810787f;
-    p = p * r + 0.490133643f;
-    p = p * r + 0.707106709f;
+    V p = r * 1.52723049e-4f + 8.82878725e-4f;
+    p = p * r + 6.83886698e-3f;
+    p = p * r + 3.92361954e-2f;
+    p = p * r + 0.169867083f;
+    p = p * r + 0.490129054f;
+    p = p * r + 0.707106769f;
     return (V)_mm512_scalef_ps((__m512)p, (__m512)x);
 }
 
@@ -132,16 +133,12 @@ INLINE V reciprocal(V x) {  // relative error 1e-7
 #else
 INLINE V times_power(V p, V n) { return p * (V)((__builtin_convertvector(n, I) + 127) << 23); }
 
-INLINE V decay(V delta, V A) {  // 2^(delta * A), relative error 2e-7, 0 where it is denormal
+INLINE V decay(V delta, V A) {  // 2^(delta * A), relative error 8e-8, 0 where it is denormal
     V x = delta * A;
     x = x < -127.0f ? V{} - 127.0f : x;
     x = x > 128.0f ? V{} + 128.0f : x;
-    const V n = (x + 12582912.0f) - 12582912.0f, r = x - n;  // rounds to whole numbers: 1.5 * 2^23
-    V p = r * 1.32746331e-3f + 9.67196189e-3f;
-    p = p * r + 5.55067845e-2f;
-    p = p * r + 0.240222350f;
-    p = p * r + 0.693147063f;
-    return times_power(p * r + 1.0f, n);
+    const V n = (x + 12582912.0f) - 12582912.0f;  // rounds to whole numbers: 1.5 * 2^23
+    return times_power(power_of_fraction(x - n), n);
 }
 
 // exp of a number <= 0, accurate also where the result is tiny
