@@ -2,7 +2,14 @@
 """Scan orders by name: `get_scan("cross_scan").paths(14, 14)` is the table that the kernel reads."""
 
 from vlmamba.scans.base import Scan
-from vlmamba.scans.raster import BIDIRECTIONAL, CROSS_SCAN, RASTER
+from vlmamba.scans.raster import (
+    BIDIRECTIONAL,
+    CROSS_SCAN,
+    CROSS_SCAN_BIDI,
+    CROSS_SCAN_ROT90,
+    CROSS_SCAN_UNIDI,
+    RASTER,
+)
 
 __all__ = ["Scan", "get_scan", "list_scans", "register_scan"]
 
@@ -37,5 +44,5 @@ def list_scans() -> list[str]:
     return sorted(_REGISTRY)
 
 
-for _scan in (RASTER, BIDIRECTIONAL, CROSS_SCAN):
+for _scan in (RASTER, BIDIRECTIONAL, CROSS_SCAN, CROSS_SCAN_UNIDI, CROSS_SCAN_BIDI, CROSS_SCAN_ROT90):
     register_scan(_scan)
