@@ -11,7 +11,7 @@ import torch  # its OpenMP runtime must be loaded before the library, which then
 from vlmamba.ops.paths import check_paths, path_facts
 
 _FOLDER = Path(__file__).parent
-SOURCES_VERSION = 4  # as vlmamba_version() in targets.cpp: raise both when an interface changes
+SOURCES_VERSION = 5  # as vlmamba_version() in targets.cpp: raise both when an interface changes
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # `Type` of common.h
 
 

@@ -45,7 +45,7 @@ Kernel backward_kernel(const Conv& s) {
 }
 
 Cut cut(const Conv& s) {
-    return {s.batch, s.channels, s.threads, s.batch * s.paths * s.order.steps * s.channels};
+    return {s.batch, s.channels, GRAIN, s.threads, s.batch * s.paths * s.order.steps * s.channels};
 }
 
 template <class T>

@@ -107,15 +107,16 @@ struct Steps {
     }
 };
 
-// How a call is cut into pieces: `groups` of batch elements times `splits` of channels.
+// How a call is cut into pieces: `groups` of batch elements times `splits` of channels, in multiples of `grain`.
 struct Cut {
-    int64_t batch, channels, threads, groups, splits;
+    int64_t batch, channels, grain, threads, groups, splits;
 
-    Cut(int64_t batch, int64_t channels, int64_t most_threads, int64_t work) : batch(batch), channels(channels) {
+    Cut(int64_t batch, int64_t channels, int64_t grain, int64_t most_threads, int64_t work)
+        : batch(batch), channels(channels), grain(grain) {
         threads = smaller(most_threads, 1 + work / (1 << 16));
         const int64_t wanted = threads == 1 ? 1 : 2 * threads;
         groups = smaller(batch, wanted);
-        splits = groups ? smaller((channels + GRAIN - 1) / GRAIN, (wanted + groups - 1) / groups) : 1;
+        splits = groups ? smaller((channels + grain - 1) / grain, (wanted + groups - 1) / groups) : 1;
     }
 
     // piece(group, split, batch elements, channels) for every piece
@@ -124,7 +125,7 @@ struct Cut {
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
         for (int64_t i = 0; i < groups * splits; ++i) {
             const int64_t group = i / splits, split = i % splits;
-            piece(group, split, part(batch, 1, group, groups), part(channels, GRAIN, split, splits));
+            piece(group, split, part(batch, 1, group, groups), part(channels, grain, split, splits));
         }
     }
 };

@@ -55,7 +55,7 @@ Kernel backward_kernel(const Scan& s) {
 }
 
 Cut cut(const Scan& s) {
-    return {s.batch, s.channels, s.threads, s.batch * s.paths * s.order.steps * s.channels * (s.states + 2)};
+    return {s.batch, s.channels, GRAIN, s.threads, s.batch * s.paths * s.order.steps * s.channels * (s.states + 2)};
 }
 
 template <class T>

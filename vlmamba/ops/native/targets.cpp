@@ -28,7 +28,7 @@ int chosen_target() { return chosen; }
 extern "C" {
 
 // SOURCES_VERSION of __init__.py
-int vlmamba_version() { return 4; }
+int vlmamba_version() { return 5; }
 
 const char* vlmamba_target() { return NAMES[chosen]; }
 

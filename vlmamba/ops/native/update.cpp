@@ -34,7 +34,7 @@ using Kernel = void (*)(const Update&, int64_t, const Span&);
 
 template <class Update>
 void run(const Update& s, int64_t work, Kernel<Update> kernel) {
-    Cut(s.batch, s.channels, s.threads, s.batch * s.channels * work)
+    Cut(s.batch, s.channels, GRAIN, s.threads, s.batch * s.channels * work)
         .run([&](int64_t, int64_t, Span batch, Span channels) {
             for (int64_t b = batch.begin; b < batch.end; ++b) kernel(s, b, channels);
         });

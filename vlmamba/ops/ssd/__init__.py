@@ -4,13 +4,13 @@
 import math
 
 import torch
-import torch.nn.functional as F
 
-from vlmamba.ops.backend import wants_definition
+from vlmamba.ops.backend import implementation, wants_definition
 from vlmamba.ops.checks import check_floating, check_integer, check_shape
 from vlmamba.ops.numerics import compute_dtype
+from vlmamba.ops.registration import in_graph
 from vlmamba.ops.ssd.reference import ssd_reference
-from vlmamba.ops.ssd.register import ssd_scan_op
+from vlmamba.ops.ssd.register import BACKENDS, ssd_scan_op
 
 CHUNK_SIZE = 64
 
@@ -45,7 +45,7 @@ def ssd_scan(
         D: skip weight, `[H]` or `[H, P]`.
         z: gate, shaped as x: the result is multiplied by silu(z).
         dt_bias: added to dt, `[H]`.
-        chunk_size: steps that are worked on at once; changes the speed, not the result.
+        chunk_size: steps that are worked on at once, 64 at most; changes the speed, not the result.
         dt_softplus: apply softplus to dt + bias.
         dt_limit: the least and the largest time step, after softplus.
         seq_idx: int `[B, L]`, number of the packed sequence of each step: the state restarts where it changes.
@@ -95,7 +95,7 @@ def ssd_scan(
         y, state = _defined(x, dt, A, B, C, D, z, dt_bias, seq_idx, state, dt_softplus, low, high)
     else:
         operands = (x, dt, A, B, C, D, z, dt_bias, seq_idx, state)
-        y, state = ssd_scan_op(*operands, chunk_size, dt_softplus, low, high)[:2]
+        y, state = ssd_scan_op(*operands, min(chunk_size, CHUNK_SIZE), dt_softplus, low, high)[:2]
     y = y.to(rounded)
     return (y, state) if return_final_state else y
 
@@ -148,17 +148,14 @@ def ssd_update(
             check_shape(op, name, tensor, shape)
 
     dtype = compute_dtype(state, x, dt, A, B, C)
-    wide, dt, A, B, C, state = (v.to(dtype) for v in (x, dt, A, B, C, state))
-    dt = dt if dt_bias is None else dt + dt_bias.to(dtype)
-    dt = F.softplus(dt) if dt_softplus else dt
-    dt = dt if (low, high) == (0.0, math.inf) and dt_softplus else dt.clamp(low, high)
-    with torch.autocast(x.device.type, enabled=False):
-        entry = (dt.unsqueeze(-1) * wide).reshape(batch, groups, -1, 1) * B.unsqueeze(2)
-        state = torch.addcmul(entry.view_as(state), torch.exp(dt * A)[..., None, None], state)
-        y = (state.view(batch, groups, -1, states) @ C.unsqueeze(-1)).view_as(wide)
-    y = y if D is None else torch.addcmul(y, D.to(dtype), wide)
-    y = y if z is None else y * F.silu(z.to(dtype))
-    return y.to(x.dtype), state
+    rounded = x.dtype
+    if dtype == torch.float64:
+        x, dt, B, C, z = (v if v is None else v.to(dtype) for v in (x, dt, B, C, z))
+    A, D, dt_bias, state = (v if v is None else v.to(dtype) for v in (A, D, dt_bias, state))
+    operands = (state, x, dt, A, B, C, D, z, dt_bias)
+    backend = BACKENDS["torch"]() if in_graph(*operands) else implementation(BACKENDS, A)()
+    y, state = backend.update(*operands, dt_softplus, low, high)
+    return y.to(rounded), state
 
 
 def _defined(x, dt, A, B, C, D, z, dt_bias, seq_idx, state, softplus, low, high):

@@ -198,3 +198,18 @@ def log_gradients(pairs: Tensor, enter: Tensor, leave: Tensor, whole: Tensor) ->
     before = pairs.tril_(-1).cumsum(-1).tril_(-1).sum(-2) + leave.cumsum(-1)
     logs[..., 1:] += before[..., :-1]
     return logs.transpose(2, 3)
+
+
+def update(state, x, dt, A, B, C, D, z, dt_bias, softplus, low, high):
+    """One step, differentiable: x, z (B, H, P), dt (B, H), B, C (B, G, N), state (B, H, P, N) -> y, new state."""
+    batch, groups, states = B.shape
+    wide, dt, B, C = (v.to(state.dtype) for v in (x, dt, B, C))
+    dt = dt if dt_bias is None else dt + dt_bias
+    dt = (F.softplus(dt) if softplus else dt).clamp(low, high)
+    with torch.autocast(x.device.type, enabled=False):
+        entry = (dt.unsqueeze(-1) * wide).reshape(batch, groups, -1, 1) * B.unsqueeze(2)
+        state = torch.addcmul(entry.view_as(state), torch.exp(dt * A)[..., None, None], state)
+        y = (state.view(batch, groups, -1, states) @ C.unsqueeze(-1)).view_as(wide)
+    y = y if D is None else torch.addcmul(y, D, wide)
+    y = y if z is None else y * F.silu(z.to(y.dtype))
+    return y.to(x.dtype), state

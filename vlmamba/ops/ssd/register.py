@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mamba-2's scan as one differentiable op, `vlmamba::ssd_scan`, over every fast backend.
 
-A backend is a module with two pure functions, `forward` and `backward`. Operands (B batch, L steps, H heads, P head
-size, G groups, N state size); A, D, dt_bias, the state, `last`, `y` and `states` are float32, or float64 when all is:
+A backend is a module with two pure functions, `forward` and `backward`, and the one-step form `update`. Operands
+(B batch, L steps, H heads, P head size, G groups, N state size); A, D, dt_bias, the state, `last`, `y` and `states` are
+float32, or float64 when all is:
 
     x, z           (B, L, H, P)
     dt             (B, L, H)         before bias, softplus and clamping to low..high
@@ -23,15 +24,15 @@ import torch
 
 from vlmamba.ops.backend import implementation
 from vlmamba.ops.registration import absent, differentiable_op, given, graph_op
-from vlmamba.ops.ssd import chunked
+from vlmamba.ops.ssd import chunked, native
 
 Tensor = torch.Tensor
 
-_BACKENDS = {"torch": lambda: chunked}
+BACKENDS = {"native": lambda: native, "torch": lambda: chunked}
 
 
 def _backend(A: Tensor) -> ModuleType:
-    return implementation(_BACKENDS, A)()
+    return implementation(BACKENDS, A)()
 
 
 def _forward(
