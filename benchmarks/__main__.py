@@ -12,21 +12,24 @@ from benchmarks.options import Options
 
 HELP = """How fast, and in how much memory, compared with whom.
 
-Every candidate runs in this process, in turn (A B A B), on the same inputs, and only after its result was
-compared with ours. Shown are medians and [[min..max]] of the ratios round by round: [cyan]x60[/] means that
-the peer takes 60 times as long. At one thread the process's CPU time is measured, which other programs
-disturb least; at more threads the wall clock. All numbers go to a JSON file, ratios to a plot beside it.
+Every candidate runs in this process, in turn (A B A B), on the same inputs,
+and only after its result was compared with ours. Shown are medians, and in
+brackets the smallest and the largest round: [cyan]x60[/] means that the peer takes
+60 times as long. At one thread the process's CPU time is measured, which
+other programs disturb least; at more threads the wall clock. All numbers go
+to a JSON file, the ratios to a plot beside it.
 
 [bold]Examples[/]
-  [green]python -m benchmarks scan[/]                     the kernel, four shapes, time and memory
+  [green]python -m benchmarks scan[/]                  four shapes, time and memory
   [green]python -m benchmarks scan --shapes a --rounds 3[/]
-  [green]python -m benchmarks scan --length-curve[/]      1k to 64k rows: the cost is linear
-  [green]python -m benchmarks lm[/]                       Mamba-130m: prefill and decoding
-  [green]python -m benchmarks vision[/]                   Vim-S against a ViT-S, growing resolution
-  [green]python -m benchmarks triton[/]                   registers and instructions of the GPU kernels
+  [green]python -m benchmarks scan --length-curve[/]   1k to 64k rows: linear cost
+  [green]python -m benchmarks lm[/]                    Mamba-130m, prefill and decoding
+  [green]python -m benchmarks vision[/]                Vim-S, growing resolution
+  [green]python -m benchmarks triton[/]                what the GPU kernels are made of
 
-[cyan]--quick[/] runs tiny sizes in seconds, to see that all works; its numbers mean nothing.
-Peers that are not installed are left out: pip install matplotlib mambapy timm llama-cpp-python gguf
+[cyan]--quick[/] runs tiny sizes in seconds, to see that all works; its numbers mean
+nothing. Peers that are not installed are left out. To have them all:
+[green]pip install matplotlib mambapy timm llama-cpp-python gguf[/]
 """
 
 app = typer.Typer(

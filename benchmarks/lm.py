@@ -44,7 +44,7 @@ def run(sizes: dict[str, int], prompts: list[int], options: Options) -> dict[str
                 results.append(_result(task, tokens, count, samples))
                 show(results[-1])
     for name, why in skipped.items():
-        report.console.print(f"[dim]{name}: {why}[/]")
+        report.note(f"{name}: {why}")
     peaks = _memory(sizes, prompts[-1]) if options.memory else {}
     return {"sizes": sizes, "errors": errors, "skipped": skipped, "results": results, "memory": peaks}
 

@@ -82,21 +82,21 @@ def save(name: str, folder: Path, content: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
-    console.print(f"[dim]{path}[/]")
+    note(str(path))
     return path
 
 
 def plot(path: Path, draw: Callable[[Any], None], width: float = 8, height: float = 4.5) -> None:
     """Save a figure that `draw(figure)` fills as PNG, if matplotlib is there."""
     if not util.find_spec("matplotlib"):
-        console.print("[dim]no plot: matplotlib is not installed[/]")
+        note("no plot: matplotlib is not installed")
         return
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     draw(figure)
     figure.savefig(path, dpi=120)
-    console.print(f"[dim]{path}[/]")
+    note(str(path))
 
 
 def draw_bars(axes: Any, title: str, groups: list[str], ratios: list[dict[str, dict[str, float]]]) -> None:
@@ -125,6 +125,11 @@ def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1) 
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
+
+
+def note(text: str) -> None:
+    """Print a remark as it is, brackets and all."""
+    console.print(text, style="dim", markup=False)
 
 
 def times(value: dict[str, float] | None) -> str:

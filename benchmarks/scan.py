@@ -34,7 +34,7 @@ def _quadratic(shape: ScanShape, mode: str) -> str:
     return ""
 
 
-def _first(scan: Callable[..., torch.Tensor]) -> Callable[[ScanShape], ScanJob]:
+def _channels_first(scan: Callable[..., torch.Tensor]) -> Callable[[ScanShape], ScanJob]:
     return partial(in_path_order, scan=scan, channels_first=True)
 
 
@@ -44,13 +44,13 @@ PROVIDERS = {
     "native, gathered": Provider(
         partial(ours.gathered, backend="native"), lambda shape, _: "" if shape.order else "one direction"
     ),
-    "transformers": Provider(_first(transformers_scan.sequential), _quadratic),
-    "plain reference": Provider(_first(plain.scan), _quadratic),
+    "transformers": Provider(_channels_first(transformers_scan.sequential), _quadratic),
+    "plain reference": Provider(_channels_first(plain.scan), _quadratic),
     "mambapy": Provider(
         partial(in_path_order, scan=mambapy.scan, channels_first=False), lambda shape, mode: mambapy.reason()
     ),
 }
-COMPILED = {"associative scan, compiled": Provider(_first(transformers_scan.associative))}
+COMPILED = {"associative scan, compiled": Provider(_channels_first(transformers_scan.associative))}
 # whose times the others are divided by
 SUBJECTS = ("native", "torch")
 MEMORY_PROVIDERS = ("native", "torch", "transformers", "mambapy")
@@ -148,6 +148,7 @@ def prepare(
 
 
 def call_of(shape: ScanShape, job: ScanJob, mode: str) -> Callable[[], dict[str, torch.Tensor]]:
+    """What is timed: y, in training also the gradients of every operand."""
     if mode == "forward":
         return lambda: {"y": job.forward()}
     generator = torch.Generator().manual_seed(1)
@@ -213,7 +214,7 @@ def show(results: list[dict[str, Any]], peaks: dict[str, Any] | None) -> None:
     columns = ["threads", "provider", "ns/element", *(f"to {subject}" for subject in subjects), "extra peak"]
     report.table(f"{first['shape']['name']} {first['mode']}: {first['description']}", columns, rows, left=2)
     for name, why in first["skipped"].items():
-        report.console.print(f"[dim]{name}: {why}[/]")
+        report.note(f"{name}: {why}")
     if first["roofline"]:
         floor, share = first["roofline"]["floor_ns_per_element"], first["roofline"]["share"]
         report.console.print(f"native reaches {share:.0%} of the multiply-add roofline ({floor:.2f} ns/element)")

@@ -148,7 +148,7 @@ def show(results: list[dict[str, Any]]) -> None:
     columns = ["threads", "image", "model", "images/s", f"{PEER} takes", "extra peak"]
     report.table("one image, random weights", columns, rows, left=3)
     if PEER in results[0]["skipped"]:
-        report.console.print(f"[dim]{PEER}: {results[0]['skipped'][PEER]}[/]")
+        report.note(f"{PEER}: {results[0]['skipped'][PEER]}")
 
 
 def draw(figure: Any, content: dict[str, Any]) -> None:

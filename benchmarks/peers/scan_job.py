@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.shapes import ScanShape
+from vlmamba.ops import use_backend
 
 Operands = dict[str, torch.Tensor]
 
@@ -20,22 +21,26 @@ class ScanJob:
         operands: leaves, in the provider's layout.
         function: operands -> y.
         layout: brings our y (`"y"`) or the gradient of one of our operands into the provider's layout, for comparing.
+        backend: of `vlmamba.ops`, in force during forward and backward.
     """
 
     operands: Operands
     function: Callable[..., torch.Tensor]
     layout: Callable[[str, torch.Tensor], torch.Tensor]
+    backend: str = "auto"
 
     def forward(self) -> torch.Tensor:
         """y without gradients."""
-        with torch.no_grad():
+        with torch.no_grad(), use_backend(self.backend):
             return self.function(**self.operands)
 
     def training(self, dy: torch.Tensor) -> Operands:
         """y and the gradient of every operand, for dy in the provider's layout."""
         leaves = {name: value.detach().requires_grad_() for name, value in self.operands.items()}
-        y = self.function(**leaves)
-        return {"y": y.detach()} | dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), dy), strict=True))
+        with use_backend(self.backend):
+            y = self.function(**leaves)
+            gradients = torch.autograd.grad(y, list(leaves.values()), dy)
+        return {"y": y.detach()} | dict(zip(leaves, gradients, strict=True))
 
 
 Scan = Callable[..., torch.Tensor]
