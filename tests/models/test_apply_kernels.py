@@ -129,8 +129,11 @@ def test_generation_with_and_without_cache_and_padding(family):
     ids, mask, _ = padded("left")
     options = {"max_new_tokens": 6, "do_sample": False}
     together = model.generate(ids, attention_mask=mask, **options)[:, ids.shape[1] :]
-    again = model.generate(ids, attention_mask=mask, use_cache=False, **options)[:, ids.shape[1] :]
-    assert torch.equal(together, again)
+    for other in ({"use_cache": False}, {"cache_implementation": "static"}):
+        again = model.generate(ids, attention_mask=mask, **options, **other)[:, ids.shape[1] :]
+        assert torch.equal(together, again), other
+    beams = [model.generate(ids, attention_mask=mask, num_beams=3, use_cache=use, **options) for use in (True, False)]
+    assert torch.equal(*beams)
     for row, length in enumerate(LENGTHS):
         prompt = ids[row : row + 1, -length:]
         alone = model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)[0, length:]
@@ -214,6 +217,27 @@ def test_packed_sequences_do_not_see_each_other(family):
         wide[:, kept], numbers[:, kept] = hidden, seq_idx
         mask = torch.zeros(1, 17, dtype=torch.long).index_fill(1, kept, 1)
         assert_close("padded", mixer(wide, attention_mask=mask, seq_idx=numbers)[:, kept], packed)
+
+
+@pytest.mark.parametrize("family", ["mamba", "zamba", "mamba2", "falcon_h1"])
+def test_compiled_and_exported_models_hold_the_ops_as_nodes(family):
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = moved(family)
+
+        def forward(self, ids):
+            return self.model(ids, use_cache=False).logits
+
+    module, ids = Logits(), tokens(2, 9)
+    with torch.no_grad():
+        expected = module(ids)
+        assert_close("compiled", torch.compile(module, fullgraph=True, backend="eager")(ids), expected)
+        program = torch.export.export(module, (ids,))
+        assert_close("exported", program.module()(ids), expected)
+    nodes = {str(node.target) for node in program.graph.nodes}
+    scan = "selective_scan" if family in ("mamba", "zamba") else "ssd_scan"
+    assert {f"vlmamba.{scan}.default", "vlmamba.causal_conv1d.default"} <= nodes
 
 
 @pytest.mark.parametrize(

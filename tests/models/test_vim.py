@@ -77,7 +77,7 @@ def test_unsupported_arguments_and_foreign_keys_are_errors():
     weights["layers.0.mixer.extra"] = weights.pop("norm_f.weight")
     with pytest.raises(ValueError, match=r"missing vim\.norm\.weight; unexpected layers\.0\.mixer\.extra"):
         from_official("vim", weights, fixture.arguments)
-    with pytest.raises(ValueError, match="unknown family 'resnet'; expected one of mamba, mamba2, vim"):
+    with pytest.raises(ValueError, match="unknown family 'resnet'; expected one of mamba, mamba2, vim, vmamba"):
         from_official("resnet", {}, {})
 
 
