@@ -23,6 +23,7 @@ _PUBLIC = {
         "VLMambaProcessor",
         "VLMambaProjectorConfig",
     ],
+    "vlmamba.models.vmamba": ["VMambaBackbone", "VMambaConfig", "VMambaForImageClassification", "VMambaModel"],
     "vlmamba.scans": ["Scan", "get_scan", "list_scans", "register_scan"],
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

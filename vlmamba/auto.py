@@ -2,6 +2,7 @@
 """Makes the models known to transformers' Auto classes."""
 
 from transformers import (
+    AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -20,21 +21,25 @@ from vlmamba.models.vlmamba import (
     VLMambaProcessor,
     VLMambaProjectorConfig,
 )
+from vlmamba.models.vmamba import VMambaBackbone, VMambaConfig, VMambaForImageClassification, VMambaModel
 
 
 def register() -> None:
     """Register every config, model and processor; doing it twice does no harm."""
-    for config in (VimConfig, VLMambaConfig, VLMambaProjectorConfig):
+    for config in (VimConfig, VMambaConfig, VLMambaConfig, VLMambaProjectorConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
     for auto, config, model in (
         (AutoModel, VimConfig, VimModel),
         (AutoModelForImageClassification, VimConfig, VimForImageClassification),
+        (AutoModel, VMambaConfig, VMambaModel),
+        (AutoModelForImageClassification, VMambaConfig, VMambaForImageClassification),
+        (AutoBackbone, VMambaConfig, VMambaBackbone),
         (AutoModel, VLMambaConfig, VLMambaModel),
         (AutoModelForImageTextToText, VLMambaConfig, VLMambaForConditionalGeneration),
         (AutoModelForMultimodalLM, VLMambaConfig, VLMambaForConditionalGeneration),
     ):
         auto.register(config, model, exist_ok=True)
-    for config in (VimConfig, VLMambaConfig):
+    for config in (VimConfig, VMambaConfig, VLMambaConfig):
         AutoImageProcessor.register(
             config, image_processor_classes={"torchvision": VLMambaImageProcessor}, exist_ok=True
         )
