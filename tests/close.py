@@ -21,3 +21,20 @@ def assert_close(name: str, ours: torch.Tensor, reference: torch.Tensor, table: 
     assert error <= table[ours.dtype], (
         f"{name}: relative error {error:.3g} above {table[ours.dtype]:.3g}, worst at {tuple(map(int, worst))}"
     )
+
+
+# where plain PyTorch is exact by luck: a few roundings of the result's dtype
+FLOOR = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+
+
+def assert_no_worse_than_torch(
+    name: str, ours: torch.Tensor, plain: torch.Tensor, reference: torch.Tensor, floors: dict = FLOOR
+) -> None:
+    """Fail unless ours is at most twice (gradients thrice) as far from `reference` as what plain PyTorch makes."""
+    assert torch.isfinite(ours).all(), f"{name}: not finite"
+    scale = max(reference.abs().max().item(), 1e-3)
+    error, allowed = ((v.to(reference.dtype) - reference).abs().max().item() / scale for v in (ours, plain))
+    factor = 3 if name.startswith("d") else 2
+    assert error <= factor * allowed + floors[ours.dtype], (
+        f"{name}: relative error {error:.3g}, plain PyTorch makes {allowed:.3g}"
+    )
