@@ -99,7 +99,7 @@ def test_initialisations_are_the_published_ones(initialization):
     dt = torch.stack([F.softplus(project.bias) for project in made.dt_projs])
     if initialization == "mamba":
         assert torch.equal(made.A_log.exp().round(), torch.tensor([1.0, 2.0, 3.0]).expand_as(made.A_log))
-        assert 0.99e-3 < dt.min() and dt.max() < 0.101
+        assert dt.min() > 0.99e-3 and dt.max() < 0.101
     else:
         assert made.A_log.any() == (initialization == "normal")
         weights = torch.cat([project.weight.flatten() for project in made.dt_projs])
