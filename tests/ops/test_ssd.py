@@ -301,7 +301,8 @@ def test_the_registered_op_passes_torchs_own_check(requires_grad):
     torch.library.opcheck(ssd_scan_op.op, op_arguments(requires_grad))
 
 
-def test_a_compiled_model_keeps_it_as_one_node():
+def test_a_compiled_model_keeps_it_as_one_node(monkeypatch):
+    monkeypatch.delenv("VLMAMBA_BACKEND", raising=False)  # plain PyTorch puts its operators into the graph
     tensors = {n: v.float().requires_grad_() for n, v in Case(20, chunk_size=8).tensors().items()}
     names, graphs = list(tensors), []
 
@@ -321,7 +322,9 @@ def test_a_compiled_model_keeps_it_as_one_node():
     assert len(graphs) == 1 and any("ssd_scan" in str(node.target) for node in graphs[0].graph.nodes)
 
 
-def test_an_exported_program_takes_other_lengths():
+def test_an_exported_program_takes_other_lengths(monkeypatch):
+    monkeypatch.delenv("VLMAMBA_BACKEND", raising=False)  # plain PyTorch puts its operators into the graph
+
     class Scan(torch.nn.Module):
         def forward(self, x, dt, A, B, C):
             return ssd_scan(x, dt, A, B, C, chunk_size=8)

@@ -3,6 +3,7 @@
 
 from functools import cache
 from importlib import import_module
+from types import MethodType
 
 from torch import nn
 
@@ -48,6 +49,9 @@ def apply_kernels(model: nn.Module) -> nn.Module:
         family = _family(type(module))
         if family is not None:
             module.__class__ = mixer_class(family)
+            if "_old_forward" in vars(module):
+                # accelerate's hooks call the forward that they found
+                module._old_forward = MethodType(type(module).forward, module)
         found = found or isinstance(module, KernelMixer)
     if not found:
         families = ", ".join(FAMILIES)
