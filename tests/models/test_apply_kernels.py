@@ -190,6 +190,20 @@ def test_every_projection_of_a_mixer_is_called_as_a_module(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_projections_may_be_modules_without_a_weight(family):
+    """As quantized ones are."""
+    model, ids = moved(family), tokens(2, 6)
+    expected, _ = run(model, ids)
+    for mixer in [module for module in model.modules() if isinstance(module, KernelMixer)]:
+        for name, part in list(mixer.named_children()):
+            if isinstance(part, nn.Linear):
+                setattr(mixer, name, nn.Sequential(part))
+    first, states = run(model, ids[:, :5])
+    last, _ = run(model, ids[:, 5:], states, 5)
+    assert_close("logits", torch.cat([first, last], dim=1), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_moved_model_is_copied_saved_and_pickled(family, tmp_path):
     model, ids = moved(family), tokens(1, 7)
     expected, _ = run(model, ids)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests import golden
 from tests.close import GRADIENT, assert_close
@@ -97,6 +99,40 @@ def test_backend_equals_the_definition(backend, case, dtype, poisoned_memory):
     ours = run(backend, tensors, fixed, dtype)
     for name, value in ours.items():
         assert_close(name, value, expected[name], *([GRADIENT] if name.startswith("d") else []))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    length=st.integers(1, 40),
+    chunk_size=st.integers(1, 45),
+    groups=st.integers(1, 3),
+    per_group=st.integers(1, 3),
+    size=st.integers(1, 6),
+    states=st.integers(1, 6),
+    cut=st.integers(0, 40),
+    packed=st.booleans(),
+)
+def test_any_shape_in_any_pieces_equals_the_definition(
+    length, chunk_size, groups, per_group, size, states, cut, packed
+):
+    case = Case(length, groups * per_group, size, groups, states, chunk_size=chunk_size, packed=packed)
+    tensors, fixed = case.tensors(), case.fixed()
+    expected = run("reference", tensors, fixed, torch.float64)
+    for backend in [name for name in DOUBLE if name != "reference"]:
+        for name, value in run(backend, tensors, fixed, torch.float64).items():
+            assert_close(name, value, expected[name], GRADIENT)
+        cut, seq_idx = min(cut, length), fixed["seq_idx"]
+        if seq_idx is not None and 0 < cut < length and (seq_idx[:, cut - 1] != seq_idx[:, cut]).any():
+            continue  # a state cannot tell that another sequence begins with the second piece
+        pieces, state = [], tensors["initial_state"]
+        for part in (slice(0, cut), slice(cut, length)):
+            sliced = {n: v[:, part] if n in ("x", "dt", "B", "C", "z") else v for n, v in tensors.items()}
+            options = {**fixed, "seq_idx": None if seq_idx is None else seq_idx[:, part]}
+            with use_backend(backend):
+                y, state = ssd_scan(**{**sliced, "initial_state": state}, **options, return_final_state=True)
+            pieces.append(y)
+        assert_close("pieces", torch.cat(pieces, dim=1), expected["y"], GRADIENT)
+        assert_close("state", state, expected["state"], GRADIENT)
 
 
 @pytest.mark.parametrize("backend", FAST)
