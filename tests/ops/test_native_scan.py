@@ -198,6 +198,10 @@ def test_threads_and_repetition(threads):
         assert relative_error(value, expected[name]) < 4e-6, name
 
 
+def test_torch_and_the_kernels_share_one_thread_pool():
+    assert native.shares_threads(native.library())
+
+
 def test_backend_choice(monkeypatch):
     single, double = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
     with ops.use_backend("native"):

@@ -90,7 +90,14 @@ def _backend(name: str, served: dict[str, str]) -> dict:
     available = bool(module.available()) if hasattr(module, "available") else True
     reason = module.reason() if hasattr(module, "reason") else None
     devices = [device for device, backend in served.items() if backend == name]
-    return {"name": name, "available": available, "in_use": devices, "reason": reason or None}
+    instructions = module.instruction_set() if available and hasattr(module, "instruction_set") else None
+    return {
+        "name": name,
+        "available": available,
+        "in_use": devices,
+        "instruction_set": instructions,
+        "reason": reason or None,
+    }
 
 
 def _show(found: dict) -> None:
@@ -114,4 +121,5 @@ def _state(backend: dict) -> str:
     state = "available" if backend["available"] else "not available"
     if backend["in_use"]:
         state = f"in use on {', '.join(backend['in_use'])}"
-    return f"{state} ({backend['reason']})" if backend["reason"] else state
+    remark = backend["reason"] or backend["instruction_set"]
+    return f"{state} ({remark})" if remark else state

@@ -2,6 +2,7 @@
 """The compiled CPU kernels: finds and loads the shared library that `setup.py` builds into this folder."""
 
 import ctypes
+import logging
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import torch  # its OpenMP runtime must be loaded before the library, which then shares it
 
 from vlmamba.ops.paths import check_paths, path_facts
+
+logger = logging.getLogger(__name__)
 
 _FOLDER = Path(__file__).parent
 SOURCES_VERSION = 5  # as vlmamba_version() in targets.cpp: raise both when an interface changes
@@ -77,7 +80,19 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if not hasattr(library, "vlmamba_version") or library.vlmamba_version() != SOURCES_VERSION:
         return None, f"{files[0]} was built from other sources: reinstall vlmamba"
     library.vlmamba_target.restype = ctypes.c_char_p
+    if not shares_threads(library):
+        logger.warning("%s and torch use two OpenMP runtimes: their threads will compete for the cores", files[0].name)
     return library, ""
+
+
+def shares_threads(library: ctypes.CDLL) -> bool:
+    """Whether a library's threads are torch's: both find the same OpenMP runtime, or one of them uses none."""
+    files = list((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"))
+    try:
+        runtimes = [ctypes.cast(lib.omp_get_max_threads, ctypes.c_void_p) for lib in (library, ctypes.CDLL(files[0]))]
+    except (AttributeError, IndexError, OSError):
+        return True
+    return runtimes[0].value == runtimes[1].value
 
 
 def available() -> bool:
@@ -88,6 +103,11 @@ def available() -> bool:
 def reason() -> str:
     """Why `available()` is False; empty when it is True."""
     return _load()[1]
+
+
+def instruction_set() -> str:
+    """Which of "baseline", "avx2" and "avx512" the kernels use."""
+    return library().vlmamba_target().decode()
 
 
 def library() -> ctypes.CDLL:
