@@ -14,7 +14,7 @@ import torch
 from vlmamba.ops.paths import path_facts
 from vlmamba.ops.selective_scan.triton_forward import combine_kernel, merge_kernel, scan_fwd_kernel, scan_local_kernel
 from vlmamba.ops.triton import launcher
-from vlmamba.ops.triton.launcher import blocks, power_of_two, strides
+from vlmamba.ops.triton.launcher import blocks, power_of_two, row_strides, strides
 
 INTERVAL = 64  # steps between two kept states
 LOG2E = 1.4426950408889634
@@ -95,7 +95,7 @@ class Call:
         operands = (x, self.dt, self.A, B, self.dt_bias, self.paths, self.seq_idx, states, decay)
         launcher.launch(
             scan_local_kernel, self.programs * self.spans, *given(operands, self.A), *self.sizes(),
-            *strides(x), *strides(self.dt), *strides(B),
+            *strides(x), *strides(self.dt), *strides(B), **row_strides(x=x, dt=self.dt, B=B),
             AHEAD=ROWS_AHEAD, BACKWARD=backward, **self.options(),
         )  # fmt: skip
         elements = self.size * self.channels
@@ -130,11 +130,10 @@ def merged(parts: Tensor, groups: int, z: Tensor | None, dtype: torch.dtype, kee
     y = parts.new_empty(out.shape) if keep_y else None
     BD = min(128, power_of_two(channels))
     BL = 1024 // BD
-    z_batch, _, z_row = strides(z)
     launcher.launch(
         merge_kernel, batch * groups * blocks(length, BL) * blocks(channels, BD), parts, *given((z,), parts), out,
-        *given((y,), parts), length, channels, planes // groups, groups, z_batch, z_row,
-        HAS_Z=z is not None, KEEP_Y=keep_y, BL=BL, BD=BD, FAST=launcher.fast(), num_warps=4,
+        *given((y,), parts), length, channels, planes // groups, groups, *strides(z)[:1],
+        z_r=0 if z is None else z.stride(2), HAS_Z=z is not None, KEEP_Y=keep_y, BL=BL, BD=BD, FAST=launcher.fast(), num_warps=4,
     )  # fmt: skip
     return out, y
 
@@ -156,10 +155,10 @@ def forward(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, state, softplus, merg
     starts = call.entering(call.x, call.B, state, backward=False)
     operands = (call.x, call.dt, call.A, call.B, call.C, call.D, z if direct else None, call.dt_bias)
     operands += (call.paths, call.seq_idx, starts, out, y, last, states)
-    z_batch, _, z_row = strides(z)
     launcher.launch(
         scan_fwd_kernel, call.programs * call.spans, *given(operands, A), *call.sizes(),
-        *strides(call.x), *strides(call.dt), *strides(call.B), *strides(call.C), z_batch, z_row, *out.stride()[:3],
+        *strides(call.x), *strides(call.dt), *strides(call.B), *strides(call.C), *strides(z)[:1], *strides(out),
+        **row_strides(x=call.x, dt=call.dt, B=call.B, C=call.C, z=z, out=out),
         AHEAD=ROWS_AHEAD, HAS_D=D is not None, HAS_Z=direct and z is not None, HAS_STARTS=starts is not None,
         KEEP=keep, KEEP_Y=y is not None, STEPPED=not call.unique, **call.options(),
     )  # fmt: skip

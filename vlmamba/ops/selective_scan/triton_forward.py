@@ -6,6 +6,7 @@ import triton.language as tl
 
 from vlmamba.ops.selective_scan.triton_kernels import (
     decays,
+    dot_states,
     load_plane,
     load_row,
     program_place,
@@ -19,7 +20,8 @@ from vlmamba.ops.triton.elementwise import sigmoid
 def scan_fwd_kernel(
     x, dt, A, B, C, D, z, bias, paths, seq, starts, out, y, last, states,
     one, channels, directions, length, steps, span, spans,
-    x_b, x_k, x_r, dt_b, dt_k, dt_r, B_b, B_k, B_r, C_b, C_k, C_r, z_b, z_r, out_b, out_k, out_r,
+    x_b, x_k, dt_b, dt_k, B_b, B_k, C_b, C_k, z_b, out_b, out_k,
+    x_r: tl.constexpr, dt_r: tl.constexpr, B_r: tl.constexpr, C_r: tl.constexpr, z_r: tl.constexpr, out_r: tl.constexpr,
     N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, AHEAD: tl.constexpr, MASKED: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_PATHS: tl.constexpr,
     PADDED: tl.constexpr, HAS_SEQ: tl.constexpr, HAS_STARTS: tl.constexpr, KEEP: tl.constexpr,
@@ -93,7 +95,8 @@ def scan_fwd_kernel(
 
 @triton.jit
 def _steps(
-    h, before, t, A, skip, shift, in_d, in_n, x, dt, B, C, z, paths, seq, out, y, x_r, dt_r, B_r, C_r, z_r, out_r,
+    h, before, t, A, skip, shift, in_d, in_n, x, dt, B, C, z, paths, seq, out, y,
+    x_r: tl.constexpr, dt_r: tl.constexpr, B_r: tl.constexpr, C_r: tl.constexpr, z_r: tl.constexpr, out_r: tl.constexpr,
     COUNT: tl.constexpr, PART_N: tl.constexpr, MASKED: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
     HAS_PATHS: tl.constexpr, PADDED: tl.constexpr, HAS_SEQ: tl.constexpr, KEEP_Y: tl.constexpr, STEPPED: tl.constexpr,
     SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
@@ -118,7 +121,7 @@ def _steps(
             h = tl.where(current == before, h, 0.0)
             before = current
         h = decays(delta, A, FAST) * h + (delta * x_t)[None, :] * B_t[:, None]
-        y_t = tl.sum(h * C_t[:, None], axis=0)
+        y_t = dot_states(h, C_t)
         if HAS_D:
             y_t += skip * x_t
         place = tl.cast(t + i if STEPPED else rows[i], tl.int64) * out_r
@@ -135,7 +138,7 @@ def _steps(
 def scan_local_kernel(
     x, dt, A, B, bias, paths, seq, states, decay,
     one, channels, directions, length, steps, span, spans,
-    x_b, x_k, x_r, dt_b, dt_k, dt_r, B_b, B_k, B_r,
+    x_b, x_k, dt_b, dt_k, B_b, B_k, x_r: tl.constexpr, dt_r: tl.constexpr, B_r: tl.constexpr,
     N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, AHEAD: tl.constexpr, MASKED: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_PATHS: tl.constexpr, PADDED: tl.constexpr, HAS_SEQ: tl.constexpr,
     BACKWARD: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
@@ -190,7 +193,8 @@ def scan_local_kernel(
 
 @triton.jit
 def _local_steps(
-    h, total, through, before, begin, end, done, A, shift, in_d, in_n, x, dt, B, paths, seq, x_r, dt_r, B_r,
+    h, total, through, before, begin, end, done, A, shift, in_d, in_n, x, dt, B, paths, seq,
+    x_r: tl.constexpr, dt_r: tl.constexpr, B_r: tl.constexpr,
     COUNT: tl.constexpr, PART_N: tl.constexpr, MASKED: tl.constexpr, HAS_PATHS: tl.constexpr, PADDED: tl.constexpr,
     HAS_SEQ: tl.constexpr, BACKWARD: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
@@ -255,8 +259,8 @@ def combine_kernel(
 
 @triton.jit
 def merge_kernel(
-    parts, z, out, y, length, channels, planes, groups, z_b, z_r,
-    HAS_Z: tl.constexpr, KEEP_Y: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr, FAST: tl.constexpr,
+    parts, z, out, y, length, channels, planes, groups, z_b,
+    z_r: tl.constexpr, HAS_Z: tl.constexpr, KEEP_Y: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """out (B, groups, L, D) = sums over the planes of each group of `parts` (B, groups * planes, L, D), gated."""
     pid = tl.program_id(0)

@@ -36,7 +36,7 @@ def visited_row(paths, t, HAS_PATHS: tl.constexpr):
 
 
 @triton.jit
-def load_row(pointer, row, stride, mask, MASKED: tl.constexpr, PADDED: tl.constexpr):
+def load_row(pointer, row, stride: tl.constexpr, mask, MASKED: tl.constexpr, PADDED: tl.constexpr):
     """One row as float32; zeros at padded steps and outside the mask."""
     here = pointer + tl.cast(tl.maximum(row, 0) if PADDED else row, tl.int64) * stride
     if PADDED:
@@ -68,3 +68,30 @@ def load_plane(pointer, nd, mask, MASKED: tl.constexpr):
         return tl.load(pointer + nd, mask=mask, other=0.0)
     else:
         return tl.load(pointer + nd)
+
+
+@triton.jit
+def dot_states(h, C):
+    """Sums of h [BN, BD] times C [BN] over the states; in pieces, so that most terms are multiply-adds."""
+    if h.shape[0] < 4:
+        return tl.sum(h * C[:, None], axis=0)
+    else:
+        h0, h1 = _halves(h)
+        C0, C1 = tl.split(tl.reshape(C, [C.shape[0] // 2, 2]))
+        if h0.shape[0] < 4:
+            return tl.sum(h0 * C0[:, None] + h1 * C1[:, None], axis=0)
+        else:
+            h00, h01 = _halves(h0)
+            h10, h11 = _halves(h1)
+            C00, C01 = tl.split(tl.reshape(C0, [C0.shape[0] // 2, 2]))
+            C10, C11 = tl.split(tl.reshape(C1, [C1.shape[0] // 2, 2]))
+            total = h00 * C00[:, None] + h01 * C01[:, None]
+            total = total + h10 * C10[:, None]
+            total = total + h11 * C11[:, None]
+            return tl.sum(total, axis=0)
+
+
+@triton.jit
+def _halves(h):
+    """Even and odd rows of [BN, BD]."""
+    return tl.split(tl.permute(tl.reshape(h, [h.shape[0] // 2, 2, h.shape[1]]), [0, 2, 1]))

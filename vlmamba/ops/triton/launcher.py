@@ -37,12 +37,16 @@ def rows(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return tensor.contiguous()
 
 
-def strides(tensor: torch.Tensor | None) -> tuple[int, int, int]:
-    """Of batch, direction and row of a (B, K, L, X) tensor; 1 in K's place is every direction's."""
+def strides(tensor: torch.Tensor | None) -> tuple[int, int]:
+    """Of batch and direction of a (B, K, L, X) tensor; 1 in K's place is every direction's."""
     if tensor is None:
-        return 0, 0, 0
-    batch, direction, row, _ = tensor.stride()
-    return batch, 0 if tensor.shape[1] == 1 else direction, row
+        return 0, 0
+    return tensor.stride(0), 0 if tensor.shape[1] == 1 else tensor.stride(1)
+
+
+def row_strides(**tensors: torch.Tensor | None) -> dict[str, int]:
+    """Distances between rows, which kernels know when they are compiled: a model has few, and addresses get short."""
+    return {f"{name}_r": 0 if tensor is None else tensor.stride(2) for name, tensor in tensors.items()}
 
 
 def blocks(size: int, block: int) -> int:
