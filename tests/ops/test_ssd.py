@@ -1,94 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mamba-2's scan: every backend against the float64 definition, and the fixtures of mamba_ssm."""
+"""Mamba-2's scan: every backend against the float64 definition."""
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import golden
 from tests.close import GRADIENT, assert_close
 from tests.ops.backends import AGAINST_REFERENCE, AVAILABLE, DOUBLE
-from vlmamba.ops import selective_state_update, ssd_scan, ssd_update, use_backend
-from vlmamba.ops.compat import mamba_chunk_scan_combined
-from vlmamba.ops.compat import selective_state_update as compat_state_update
+from tests.ops.ssd_cases import CASES, Case, run
+from vlmamba.ops import ssd_scan, ssd_update, use_backend
 from vlmamba.ops.ssd.register import ssd_scan_op
 
 FAST = [name for name in AVAILABLE if name != "reference"]
-
-
-@dataclass
-class Case:
-    """Shapes and options of one call."""
-
-    length: int
-    heads: int = 4
-    size: int = 5
-    groups: int = 2
-    states: int = 7
-    batch: int = 2
-    chunk_size: int = 64
-    options: tuple[str, ...] = ("D", "z", "dt_bias", "initial_state")
-    packed: bool = False
-    limit: tuple[float, float] = (0.0, math.inf)
-
-    def __str__(self) -> str:
-        name = f"L{self.length}-H{self.heads}-P{self.size}-G{self.groups}-N{self.states}-chunk{self.chunk_size}"
-        limited = "" if self.limit[1] == math.inf else "-limited"
-        return name + ("-packed" if self.packed else "") + ("" if self.options else "-bare") + limited
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Float64 arguments that need gradients."""
-        b, n, h, p, g, s = self.batch, self.length, self.heads, self.size, self.groups, self.states
-        made = {
-            "x": torch.randn(b, n, h, p),
-            "dt": torch.randn(b, n, h) - 1,
-            "A": -torch.rand(h) * 2 - 0.1,
-            "B": torch.randn(b, n, g, s),
-            "C": torch.randn(b, n, g, s),
-            "D": torch.randn(h, p),
-            "z": torch.randn(b, n, h, p),
-            "dt_bias": torch.randn(h),
-            "initial_state": torch.randn(b, h, p, s),
-        }
-        optional = {"D", "z", "dt_bias", "initial_state"}
-        return {name: v.double() for name, v in made.items() if name not in optional or name in self.options}
-
-    def fixed(self) -> dict[str, object]:
-        """Arguments without gradients."""
-        # numbers come back, so that only where they change can tell the sequences apart
-        packed = (torch.rand(self.batch, self.length) < 0.1).cumsum(1).remainder(2).int()
-        seq_idx = packed if self.packed else None
-        return {"chunk_size": self.chunk_size, "dt_limit": self.limit, "seq_idx": seq_idx}
-
-
-CASES = [
-    *(Case(length) for length in (1, 7, 63, 64, 65, 200)),
-    Case(37, heads=3, size=1, groups=3, states=1, chunk_size=5),
-    Case(64, heads=6, size=17, groups=1, states=16, chunk_size=16),
-    Case(33, heads=1, size=3, groups=1, states=33, batch=1, chunk_size=1),
-    Case(70, options=(), chunk_size=256),
-    Case(70, options=("D",), chunk_size=7),
-    Case(60, packed=True, chunk_size=16),
-    Case(60, packed=True, options=("dt_bias",), chunk_size=60),
-    Case(40, limit=(0.2, 0.8), chunk_size=16),
-]
-
-
-def run(backend: str, tensors: dict, fixed: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Output, last state and all gradients, for fixed cotangents."""
-    inputs = {name: v.detach().to(dtype).requires_grad_() for name, v in tensors.items()}
-    with use_backend(backend):
-        y, state = ssd_scan(**inputs, **fixed, return_final_state=True)
-    generator = torch.Generator().manual_seed(7)
-    loss = sum(
-        (v * torch.randn(v.shape, generator=generator, dtype=torch.float64).to(v.dtype)).sum() for v in (y, state)
-    )
-    gradients = torch.autograd.grad(loss, list(inputs.values()))
-    return {"y": y, "state": state, **{f"d{n}": g for n, g in zip(inputs, gradients, strict=True)}}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -371,97 +297,3 @@ def test_an_exported_program_takes_other_lengths(monkeypatch):
     program = torch.export.export(Scan(), tuple(inputs), dynamic_shapes=shapes)
     others = [v.float() for v in Case(33, options=()).tensors().values()]
     assert_close("y", program.module()(*others), Scan()(*others))
-
-
-GOLDEN = golden.load("ssd-scan")
-
-
-@pytest.mark.parametrize("backend", DOUBLE)
-@pytest.mark.parametrize("case", [case["name"] for case in GOLDEN.config["cases"]])
-def test_drop_in_equals_mamba_ssm(backend, case):
-    io = {key.split("/")[1]: v for key, v in GOLDEN.io.items() if key.startswith(f"{case}/")}
-    options = next(c for c in GOLDEN.config["cases"] if c["name"] == case)
-    inputs = {n: io[n].clone().requires_grad_() for n in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias") if n in io}
-    with use_backend(backend):
-        out, last = mamba_chunk_scan_combined(
-            **inputs,
-            chunk_size=options["chunk_size_hint"],
-            dt_softplus=options["dt_softplus"],
-            dt_limit=tuple(map(float, options["dt_limit"])),
-            return_final_states=True,
-        )
-    gradients = torch.autograd.grad((out * io["grad_out"]).sum(), list(inputs.values()))
-    assert_golden("out", out, io["out"])
-    assert_golden("final_state", last, io["final_state"])
-    for name, gradient in zip(inputs, gradients, strict=True):
-        assert_golden(f"d{name}", gradient, io[f"d{name}"])
-
-
-@pytest.mark.parametrize("initial", [False, True])
-def test_listing_1_of_the_paper_is_met(initial):
-    """There A and x come multiplied by dt: with dt = 1 and A = -1, a time step of -A would scale x too."""
-    io = {key.split("/")[1]: v for key, v in GOLDEN.io.items() if key.startswith("minimal/")}
-    steps = -io["A"]
-    y, last = ssd_scan(
-        io["X"] / steps.unsqueeze(-1),
-        steps,
-        -torch.ones(io["A"].shape[-1], dtype=torch.float64),
-        io["B"],
-        io["C"],
-        dt_softplus=False,
-        initial_state=io["initial_states"][:, 0] if initial else None,
-        return_final_state=True,
-    )
-    suffix = "_init" if initial else ""
-    assert_golden("Y", y, io[f"Y{suffix}"])
-    assert_golden("final_state", last, io[f"final_state{suffix}"])
-
-
-def assert_golden(name: str, ours: torch.Tensor, expected: torch.Tensor) -> None:
-    """The pass rule of the op fixtures: float64 within 1e-9."""
-    assert (ours - expected).abs().max() <= 1e-9 * max(1.0, expected.abs().max().item()), name
-
-
-def test_drop_in_gives_the_state_after_every_packed_sequence():
-    tensors = Case(30, batch=1, options=("dt_bias",)).tensors()
-    bounds = torch.tensor([0, 9, 23, 30])
-    seq_idx = torch.tensor([[0] * 9 + [1] * 14 + [2] * 7], dtype=torch.int32)
-    first = torch.randn(1, 4, 5, 7, dtype=torch.float64)
-    options = {"chunk_size": 8, "seq_idx": seq_idx, "initial_states": first, "dt_softplus": True}
-    y, last, states = mamba_chunk_scan_combined(
-        **tensors, **options, cu_seqlens=bounds, return_final_states=True, return_varlen_states=True
-    )
-    assert states.shape == (3, 4, 5, 7) and torch.equal(y, mamba_chunk_scan_combined(**tensors, **options))
-    assert_close("last", states[-1:], last)
-    part = {n: v[:, :9] if n in ("x", "dt", "B", "C") else v for n, v in tensors.items()}
-    assert_close("first", states[:1], ssd_scan(**part, initial_state=first, return_final_state=True)[1])
-    y, states = mamba_chunk_scan_combined(**tensors, **options, cu_seqlens=bounds, return_varlen_states=True)
-    assert states.shape == (3, 4, 5, 7)
-    with pytest.raises(ValueError, match="cu_seqlens is None"):
-        mamba_chunk_scan_combined(**tensors, chunk_size=8, return_varlen_states=True)
-    with pytest.raises(ValueError, match=r"cu_seqlens is \[0, 9\]"):
-        mamba_chunk_scan_combined(**tensors, chunk_size=8, cu_seqlens=bounds[:2], return_varlen_states=True)
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_drop_in_step_with_heads(tied):
-    heads, size, groups, states = 4, 3, 2, 5
-    x, z = torch.randn(2, 2, heads, size)
-    B, C = torch.randn(2, 2, groups, states)
-    D = torch.randn(heads, size)
-    if tied:
-        A = -torch.rand(heads)[:, None, None].expand(-1, size, states)
-        dt, bias = torch.randn(2, heads, 1).expand(-1, -1, size), torch.randn(heads, 1).expand(-1, size)
-    else:
-        A, dt, bias = -torch.rand(heads, size, states), torch.randn(2, heads, size), torch.randn(heads, size)
-    before = torch.randn(2, heads, size, states)
-    state = before.clone()
-    y = compat_state_update(state, x, dt, A, B, C, D, z, bias, dt_softplus=True)
-    for head in range(heads):
-        group = head // (heads // groups)
-        one = (before[:, head], x[:, head], dt[:, head], A[head], B[:, group], C[:, group], D[head], z[:, head])
-        expected, new = selective_state_update(*one, bias[head])
-        assert_close("y", y[:, head], expected)
-        assert_close("state", state[:, head], new)
-    with pytest.raises(ValueError, match="dt has shape"):
-        compat_state_update(state, x, dt[..., 0], A, B, C)
