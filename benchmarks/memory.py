@@ -44,6 +44,18 @@ def reason() -> str:
     return "" if Path("/proc/self/clear_refs").exists() else "peak memory needs Linux's /proc"
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep every freed block for the next call, in this process, from now on.
+
+    By default it gives blocks of 32 MB and more back at once, and each call of a long sequence pays for getting them
+    again, page by page.
+    """
+    mmap_max, trim_threshold = -4, -1
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, -1)
+
+
 def _status(field: str) -> int:
     """A size in /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
