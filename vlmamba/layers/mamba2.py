@@ -23,7 +23,9 @@ class DualMixer(KernelMixer):
         """`[..., conv_dim]` -> x `[..., H, P]`, B and C `[..., G, N]`."""
         matrix = self.n_groups * self.ssm_state_size
         x, B, C = mixed.split([self.intermediate_size, matrix, matrix], dim=-1)
-        return x.unflatten(-1, (self.num_heads, -1)), *(v.unflatten(-1, (self.n_groups, -1)) for v in (B, C))
+        leading = mixed.shape[:-1]
+        B, C = (v.view(*leading, self.n_groups, -1) for v in (B, C))
+        return x.view(*leading, self.num_heads, -1), B, C
 
     def scan(
         self,
@@ -79,7 +81,7 @@ class ScaledDualMixer(DualMixer):
     """falcon_h1's: fixed multipliers, and a norm only where the config wants one."""
 
     def project_in(self, hidden_states: Tensor) -> Tensor:
-        return self.in_proj(hidden_states * self.ssm_in_multiplier) * self.mup_vector
+        return self.in_proj(hidden_states * self.ssm_in_multiplier) * self.mup_vector.flatten()
 
     def gate_of_scan(self, gate: Tensor) -> Tensor | None:
         return None if self.mamba_rms_norm else gate.unflatten(-1, (self.num_heads, -1))

@@ -46,22 +46,30 @@ class KernelMixer:
         if packing is not None:
             hidden_states = packing.pack(hidden_states)
             seq_idx = None if seq_idx is None else packing.pack(seq_idx)
+        window, state = self._states(cache)
+        if state is not None and hidden_states.shape[1] == 1 and packing is None and seq_idx is None:
+            return self._one_token(hidden_states[:, 0], window, state).unsqueeze(1)
         x, *others = self.split(self.project_in(hidden_states))
         valid = None if packing is None else packing.valid
         if valid is not None:
             x = x.masked_fill(~valid.unsqueeze(-1), 0)  # a bias of in_proj stands at padding too
-        conv_state, state = self._states(cache)
-        if state is not None and valid is None and x.shape[1] == 1 and seq_idx is None:
-            mixed = self._convolved(causal_conv1d_update, x[:, 0], conv_state)[0]
-            y, state = self.advance(mixed, *(v[:, 0] for v in others), state)
-            y = y.unsqueeze(1)
-        else:
-            mixed = self._convolved(causal_conv1d, x, seq_idx=seq_idx, initial_state=conv_state)
-            y, state = self.scan(mixed, *others, state, seq_idx, valid)
+        recent = None if window is None else self._recent(window)
+        mixed = self._convolved(causal_conv1d, x, seq_idx=seq_idx, initial_state=recent)
+        y, state = self.scan(mixed, *others, state, seq_idx, valid)
         if cache is not None:
-            self._store(cache, x, conv_state, state, packing)
+            self._store(cache, x, recent, state, packing)
         out = self.out_proj(y.to(hidden_states.dtype))
         return out if packing is None else packing.unpack(out)
+
+    def _one_token(self, hidden_states: torch.Tensor, window: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """`[B, hidden_size]` with the states of the cache, which it updates in place."""
+        x, *others = self.split(self.project_in(hidden_states))
+        recent = self._recent(window)
+        mixed = self._convolved(causal_conv1d_update, x, recent)[0]
+        y, new = self.advance(mixed, *others, state)
+        window.copy_(torch.cat([recent, x.unsqueeze(-1).to(recent.dtype)], dim=-1))
+        state.copy_(new)
+        return self.out_proj(y.to(hidden_states.dtype))
 
     def project_in(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.in_proj(hidden_states)
@@ -79,22 +87,21 @@ class KernelMixer:
         if cache is None or not cache.has_previous_state(self.layer_idx):
             return None, None
         window = cache.get_conv_state(self.layer_idx, state_idx=0)
-        # the cache keeps W inputs, the convolution needs the last W - 1
-        recent = window[..., window.shape[-1] - self.conv_kernel_size + 1 :]
-        return recent, cache.get_recurrent_state(self.layer_idx, state_idx=0)
+        return window, cache.get_recurrent_state(self.layer_idx, state_idx=0)
 
-    def _store(self, cache, x, conv_state, state, packing) -> None:
+    def _recent(self, window: torch.Tensor) -> torch.Tensor:
+        """The cache keeps W inputs, the convolution needs the last W - 1."""
+        return window[..., window.shape[-1] - self.conv_kernel_size + 1 :]
+
+    def _store(self, cache, x, before, state, packing) -> None:
         """Keep the last W valid inputs of the convolution, and the scan's state."""
         width = self.conv_kernel_size
-        if conv_state is not None and x.shape[1] == 1 and packing is None:
-            recent = torch.cat([conv_state, x.transpose(1, 2).to(conv_state.dtype)], dim=-1)
-        else:
-            past = x.new_zeros(x.shape[0], width, x.shape[2])
-            if conv_state is not None:
-                past[:, 1:] = conv_state.transpose(1, 2)
-            seen = torch.cat([past, x], dim=1)
-            recent = seen[:, -width:] if packing is None else packing.recent(seen, width)
-            recent = recent.transpose(1, 2)
+        past = x.new_zeros(x.shape[0], width, x.shape[2])
+        if before is not None:
+            past[:, 1:] = before.transpose(1, 2)
+        seen = torch.cat([past, x], dim=1)
+        recent = seen[:, -width:] if packing is None else packing.recent(seen, width)
+        recent = recent.transpose(1, 2)
         if cache.has_previous_state(self.layer_idx):
             cache.get_conv_state(self.layer_idx, state_idx=0).copy_(recent)
         else:
