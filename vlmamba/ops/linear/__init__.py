@@ -51,4 +51,6 @@ def linear(
         check_floating("linear", x.device, x=x, scale=scale, bias=bias)
     if bias is not None:
         check_shape("linear", "bias", bias, (weight.shape[0],))
+    if torch.compiler.is_compiling():  # a graph is better off with PyTorch's operators
+        return linear_torch(x, weight, bias, scale)
     return implementation(_IMPLEMENTATIONS, x)(x, weight, bias, scale)

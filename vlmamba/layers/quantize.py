@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The linear layers of a language model's mixers and its head, exchanged for those of `vlmamba.layers.linear`."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from vlmamba.layers.kernels import apply_kernels
+from vlmamba.layers.linear import FewRowsLinear, Int8Linear
+from vlmamba.layers.mixer import KernelMixer
+
+
+def quantize(model: nn.Module) -> nn.Module:
+    """Give the linear layers of every Mamba mixer and the output head int8 weights, in place.
+
+    Each weight is off by at most 1/254 of the largest of its 64 neighbours. Embeddings, norms, convolutions and states
+    stay as they are; a head that was tied to the embeddings gets int8 weights of its own. LoRA can sit on top, also if
+    it is there before. To load what was saved, quantize a model of the same config, then `load_state_dict`.
+
+    Args:
+        model: as `vlmamba.apply_kernels` takes it, which is called first.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: there is no Mamba mixer in the model, or a weight is not finite.
+
+    Example:
+        >>> model = vlmamba.quantize(MambaForCausalLM.from_pretrained(folder))
+        >>> safetensors.torch.save_file(model.state_dict(), "int8.safetensors")
+    """
+    apply_kernels(model)
+    for parent, name, module in list(_linear_layers(model)):
+        setattr(parent, name, Int8Linear.of(module))
+    _untie(model)
+    return model
+
+
+def _untie(model: nn.Module) -> None:
+    """An int8 head shares no memory with the embeddings: neither tying nor saving may take it for them."""
+    for module in model.modules():
+        head = _head(module)
+        if type(head) is not Int8Linear:
+            continue
+        tied = getattr(module, "all_tied_weights_keys", {})
+        names = [f"{name}.weight" for name, other in module.named_modules() if other is head]
+        module.all_tied_weights_keys = {name: source for name, source in tied.items() if name not in names}
+        for config in {id(c): c for c in (module.config, module.config.get_text_config())}.values():
+            config.tie_word_embeddings = False
+
+
+def use_few_rows(model: nn.Module) -> nn.Module:
+    """Make the same layers `FewRowsLinear`, in place; parameters and their names stay.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The same model.
+    """
+    for _, _, module in _linear_layers(model):
+        module.__class__ = FewRowsLinear
+    return model
+
+
+def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """(parent, name, layer) of the mixers' and the head's linear layers with float weights."""
+    inside = {id(m) for mixer in model.modules() if isinstance(mixer, KernelMixer) for m in mixer.modules()}
+    heads = {id(head) for m in model.modules() if (head := _head(m)) is not None}
+    for parent in model.modules():
+        for name, module in parent.named_children():
+            if type(module) in (nn.Linear, FewRowsLinear) and id(module) in inside | heads:
+                yield parent, name, module
+
+
+def _head(module: nn.Module) -> nn.Module | None:
+    return module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
