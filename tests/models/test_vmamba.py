@@ -232,6 +232,16 @@ def test_a_batch_equals_its_items():
     torch.testing.assert_close(model(pixels).logits, singles)
 
 
+@pytest.mark.parametrize("variant", [{}, {**GATED, "cascade": True}], ids=str)
+def test_it_compiles_and_exports_without_graph_breaks(variant):
+    model = VMambaForImageClassification(tiny(**variant)).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    expected = model(pixels).logits
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(pixels).logits, expected)
+    torch.testing.assert_close(torch.export.export(model, (pixels,)).module()(pixels).logits, expected)
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("size", [(32, 32), (36, 52), (16, 70), (17, 23)])
 def test_maps_have_the_sides_that_the_config_says(variant, size):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from tests import golden
 from vlmamba.scans import Scan, get_scan, list_scans, register_scan
@@ -63,8 +64,16 @@ def test_merging_what_was_gathered_gives_each_row_as_often_as_it_was_visited(nam
 
 def test_tables_are_built_once_and_follow_the_device():
     scan = get_scan("cross_scan")
-    assert scan.paths(3, 5).data_ptr() == scan.paths(3, 5).data_ptr()
+    assert scan.paths(3, 5) is scan.paths(3, 5)
     assert scan.paths(3, 5, device="meta").is_meta
+
+
+def test_tables_that_only_pretend_are_not_kept():
+    scan = get_scan("cross_scan")
+    scan.paths(2, 9)
+    with FakeTensorMode():
+        assert isinstance(scan.paths(2, 9, device="meta"), FakeTensor)
+    assert type(scan.paths(2, 9, device="meta")) is torch.Tensor
 
 
 def test_a_table_first_made_in_inference_mode_serves_training():

@@ -103,11 +103,11 @@ class SS2D(nn.Module):
     def _cascade(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Lines are sequences that follow one another: the state restarts where the number of the line changes."""
         paths = get_scan(self.scan).paths(*grid, device=x.device)
-        row, column = torch.meshgrid(*(torch.arange(n, device=x.device) for n in grid), indexing="ij")
-        for first, line in ((0, row), (1, column)):
+        position = torch.arange(x.shape[1], dtype=torch.int32, device=x.device)
+        for first, line in ((0, position // grid[1]), (1, position % grid[1])):  # rows, columns
             order = slice(first, None, 2)  # there and back
             x = nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps)
-            x = self._along(x, paths[order], order, line.flatten().expand(len(x), -1))
+            x = self._along(x, paths[order], order, line.expand(len(x), -1))
         return x
 
     def _along(

@@ -26,14 +26,16 @@ class Scan:
     build: Callable[[int, int], torch.Tensor]
 
     def paths(self, height: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
-        """int32 `[K, T]` table for `vlmamba.ops.selective_scan(..., paths=)`, cached per size.
+        """int32 `[K, T]` table for `vlmamba.ops.selective_scan(..., paths=)` (cached: do not change it).
 
         Raises:
             ValueError: height or width is below 1.
         """
         if height < 1 or width < 1:
             raise ValueError(f"scan {self.name!r}: the grid is {height} x {width}, expected at least 1 x 1")
-        return torch.from_numpy(_table(self, height, width)).to(device)
+        if torch.compiler.is_compiling():  # a tensor made before is foreign to the graph
+            return torch.from_numpy(_table(self, height, width)).to(device)
+        return _placed(self, height, width, torch.device(device))
 
     def gather(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """`[B, L, D]` rows -> `[B, K, T, D]`: what each direction reads, 0 at padded steps."""
@@ -49,8 +51,26 @@ class Scan:
         return out[:, :length]
 
 
-@lru_cache(maxsize=256)
+_CAPACITY = 256
+_tensors: dict[tuple[Scan, int, int, torch.device], torch.Tensor] = {}
+
+
+@lru_cache(maxsize=_CAPACITY)
 def _table(scan: Scan, height: int, width: int) -> np.ndarray:
     # not a tensor: one made in inference mode or while tracing would stay so for every later caller
     with torch.inference_mode(False):
         return scan.build(height, width).to(torch.int32).numpy()
+
+
+def _placed(scan: Scan, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """The same tensor for every call, so that the ops look into it once and nothing is sent to the device again."""
+    key = (scan, height, width, device)
+    if key not in _tensors:
+        with torch.inference_mode(False):
+            table = torch.from_numpy(_table(scan, height, width)).to(device)
+        if type(table) is not torch.Tensor:  # of a mode that only pretends to compute
+            return table
+        if len(_tensors) >= _CAPACITY:
+            _tensors.pop(next(iter(_tensors)))
+        _tensors[key] = table
+    return _tensors[key]
