@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from tests import golden
+from tests.models.tiny import tiny_model
 from vlmamba import VMambaBackbone, VMambaConfig, VMambaForImageClassification, VMambaModel, from_official
 from vlmamba.models.vlmamba import VLMambaImageProcessor
 from vlmamba.models.vmamba import PRESETS
@@ -232,14 +233,27 @@ def test_a_batch_equals_its_items():
     torch.testing.assert_close(model(pixels).logits, singles)
 
 
-@pytest.mark.parametrize("variant", [{}, {**GATED, "cascade": True}], ids=str)
-def test_it_compiles_and_exports_without_graph_breaks(variant):
-    model = VMambaForImageClassification(tiny(**variant)).eval()
-    pixels = torch.randn(2, 3, 32, 32)
-    expected = model(pixels).logits
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(pixels).logits, expected)
-    torch.testing.assert_close(torch.export.export(model, (pixels,)).module()(pixels).logits, expected)
+def test_it_compiles_and_exports_without_graph_breaks():
+    # one block of each kind of scan
+    for options in ({}, {**GATED, "cascade": True}):
+        model = VMambaModel(tiny(hidden_sizes=[8], depths=[1], **options)).eval()
+        pixels = torch.randn(2, 3, 16, 16)
+        expected = model(pixels).pooler_output
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(pixels).pooler_output, expected)
+    exported = torch.export.export(model, (pixels,)).module()
+    torch.testing.assert_close(exported(pixels).pooler_output, expected)
+
+
+def test_a_language_model_reads_its_tokens():
+    model = tiny_model(vision_config={**SIZES, "model_type": "vmamba", "initializer_range": 0.5})
+    assert model.config.image_seq_length == 4
+    ids = torch.tensor([[1, 7, *[4] * 4, 8, 9]])
+    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    first, second = (model(input_ids=ids, pixel_values=one[None]).logits for one in pixels)
+    assert not torch.allclose(first[:, -1], second[:, -1])
+    both = model(input_ids=ids.expand(2, -1), pixel_values=pixels).logits
+    torch.testing.assert_close(both, torch.cat([first, second]))
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
