@@ -118,7 +118,8 @@ class _Plan:
         self.held = [value for holder in self.holders for value in holder.values()]
         self.tensors = [value for value in self.held if isinstance(value, Tensor)]
         self.addresses = self._addresses()
-        known = mixer.activation in ("silu", "swish") and all(map(_is_known, self.modules))
+        self.settings = mixer.__dict__
+        known = type(mixer).__name__ == "MambaMixer" and all(map(_is_known, self.modules))
         if not (known and all(map(_fits, self.tensors)) and self.holds()):
             raise ValueError("not for the native step")
         self.call = _layer(mixer, norm)
@@ -127,6 +128,7 @@ class _Plan:
         """Whether modules and memory are still the same and nobody hooked them; a microsecond, for every token."""
         return (
             not any(self.hooks)
+            and self.settings["activation"] in ("silu", "swish")
             and all(map(is_, map(type, self.modules), self.kinds))
             and all(map(is_, chain.from_iterable(map(dict.values, self.holders)), self.held))
             and self._addresses() == self.addresses
@@ -154,6 +156,7 @@ def _plan(mixer: nn.Module, block: nn.Module | None) -> _Plan | None:
 
 
 def _is_known(module: nn.Module) -> bool:
+    """Other families' mixers and norms have other names: they norm what x_proj gives, for example."""
     kind = type(module)
     return kind in _LINEAR or kind is nn.Conv1d or kind.__name__ == "MambaRMSNorm"
 

@@ -66,12 +66,15 @@ def use_few_rows(model: nn.Module) -> nn.Module:
 
 def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """(parent, name, layer) of the mixers' and the head's linear layers with float weights."""
-    inside = {id(m) for mixer in model.modules() if isinstance(mixer, KernelMixer) for m in mixer.modules()}
     heads = {id(head) for m in model.modules() if (head := _head(m)) is not None}
     for parent in model.modules():
         for name, module in parent.named_children():
-            if type(module) in (nn.Linear, FewRowsLinear) and id(module) in inside | heads:
-                yield parent, name, module
+            if not isinstance(parent, KernelMixer) and id(module) not in heads:
+                continue
+            adapted = module._modules.get("base_layer")  # peft wraps a layer; its own small ones stay
+            layer = (parent, name, module) if adapted is None else (module, "base_layer", adapted)
+            if type(layer[-1]) in (nn.Linear, FewRowsLinear):
+                yield layer
 
 
 def _head(module: nn.Module) -> nn.Module | None:
