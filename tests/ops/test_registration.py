@@ -150,3 +150,24 @@ def test_using_an_op_twice_and_going_back_twice_gives_the_same():
     first = torch.autograd.grad(loss, leaves, retain_graph=True)
     for one, other in zip(first, torch.autograd.grad(loss, leaves), strict=True):
         assert torch.equal(one, other)
+
+
+def test_backward_runs_on_the_backend_of_its_forward(monkeypatch):
+    from vlmamba.ops.selective_scan import chunked
+
+    calls = []
+    backward = chunked.backward
+    monkeypatch.setattr(chunked, "backward", lambda *v: calls.append(1) or backward(*v))
+    with use_backend("torch"):
+        y = selective_scan_op(*scan_operands())[0]
+    y.sum().backward()
+    assert calls == [1]
+
+
+def test_plain_pytorch_in_the_graph_has_gradients(inputs):
+    block = Block()
+    with use_backend("torch"):
+        plain = gradients(block, block, inputs)
+        compiled = gradients(torch.compile(block, backend="aot_eager", fullgraph=True), block, inputs)
+    for ours, expected in zip(compiled, plain, strict=True):
+        assert_close("compiled", ours, expected.double(), GRADIENT)

@@ -13,11 +13,12 @@ decides the speed of small calls: eager code takes these, and the custom op is f
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from vlmamba.ops.backend import requested_backend
+from vlmamba.ops.backend import requested_backend, use_backend
 
 NAMESPACE = "vlmamba"
 
@@ -51,13 +52,22 @@ def differentiable_op(
     op = torch.library.custom_op(f"{NAMESPACE}::{name}", forward, mutates_args=())
     op.register_fake(fake)
     op.register_autograd(backward, setup_context=setup_context)
+
+    def setup(ctx, inputs, output):
+        ctx.backend = requested_backend()
+        setup_context(ctx, inputs, output)
+
+    def backward_as_forward(ctx, *gradients):
+        with nullcontext() if torch.compiler.is_compiling() else use_backend(ctx.backend):
+            return backward(ctx, *gradients)
+
     function = type(
         name,
         (torch.autograd.Function,),
         {
             "forward": staticmethod(forward),
-            "setup_context": staticmethod(setup_context),
-            "backward": staticmethod(once_differentiable(backward)),
+            "setup_context": staticmethod(setup),
+            "backward": staticmethod(once_differentiable(backward_as_forward)),
         },
     )
 

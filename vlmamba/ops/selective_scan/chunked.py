@@ -50,7 +50,7 @@ class Chunks:
     """The scan of one call, chunk by chunk, in buffers that all its chunks share (fresh ones cost page faults)."""
 
     def __init__(self, x, dt, A, B, C, dt_bias, paths, seq_idx, softplus):
-        self.operands = tuple(v.expand(-1, A.shape[0], -1, -1) for v in (x, dt, B, C))
+        self.operands = tuple(v.contiguous() for v in (x, dt, B, C))
         self.A, self.dt_bias, self.softplus = A.transpose(1, 2).contiguous(), dt_bias, softplus
         self.rows = None if paths is None else paths.long()
         self.keeps = None if seq_idx is None else sequence_keeps(seq_idx, self.rows, A.shape[0], A)
@@ -67,13 +67,16 @@ class Chunks:
         return [(t, min(t + INTERVAL, self.total)) for t in range(0, self.total, INTERVAL)]
 
     def steps(self, tensor: torch.Tensor, span: tuple[int, int]) -> torch.Tensor:
-        """(B, K, L, X) -> (T, K, B, X): what each direction reads at those steps; padded steps give 0."""
+        """Contiguous (B, 1 | K, L, X) -> (T, K, B, X): what each direction reads there; padded steps give 0."""
         if self.rows is None:
+            tensor = tensor.expand(-1, self.A.shape[0], -1, -1)
             return tensor[:, :, slice(*span)].permute(2, 1, 0, 3).to(self.A.dtype).contiguous()
         chunk = self.rows[:, slice(*span)].t()  # (T, K)
-        direction = torch.arange(chunk.shape[1], device=chunk.device)
-        taken = tensor.permute(1, 2, 0, 3)[direction, chunk.clamp(min=0)].to(self.A.dtype)
-        return taken.mul_((chunk >= 0)[..., None, None])
+        directions, length = tensor.shape[1:3]
+        first = torch.arange(directions, device=chunk.device) * length
+        rows = (chunk.clamp(min=0) + first).flatten()
+        taken = tensor.permute(1, 2, 0, 3).flatten(0, 1).index_select(0, rows).to(self.A.dtype)
+        return taken.view(*chunk.shape, *taken.shape[1:]) * (chunk >= 0)[..., None, None]
 
     def run(self, span: tuple[int, int], state: torch.Tensor) -> torch.Tensor:
         """Scan steps span[0]..span[1] from `state` (K, B, N, D); leaves what both passes need as attributes."""
@@ -104,10 +107,8 @@ def forward(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, state, softplus, merg
             kept[:, :, i] = state.transpose(0, 1)
         for span in chunks.spans(*interval):
             state = chunks.run(span, state)
-            out = y[slice(*span)]
-            torch.matmul(chunks.C.unsqueeze(-2), chunks.states, out=out.unsqueeze(-2))
-            if D is not None:
-                out.addcmul_(chunks.x, D[:, None])
+            out = torch.matmul(chunks.C.unsqueeze(-2), chunks.states).squeeze(-2)
+            y[slice(*span)] = out if D is None else out.addcmul_(chunks.x, D[:, None])
     y = to_rows(y, chunks.rows, x.shape[2])
     y = y.sum(1, keepdim=True) if merge and A.shape[0] > 1 else y
     out = (y if z is None else y * F.silu(z.to(y.dtype))).to(x.dtype).contiguous()
@@ -123,7 +124,7 @@ def backward(dout, dlast, x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, y, kept
         gate, slope = z.to(A.dtype), torch.sigmoid(z.to(A.dtype))
         dz = (dout * y * slope * (1 + gate * (1 - slope))).to(z.dtype)
         dout = dout * gate * slope
-    dout = dout.expand(-1, A.shape[0], -1, -1)
+    dout = dout.contiguous()
     chunks = Chunks(x, dt, A, B, C, dt_bias, paths, seq_idx, softplus)
     # gradients in step order (T, K, B, D | N)
     batch, directions = x.shape[0], A.shape[0]
@@ -146,8 +147,8 @@ def backward(dout, dlast, x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, y, kept
             for step in range(len(g) - 2, -1, -1):
                 g[step].addcmul_(chunks.decay[step + 1], g[step + 1])
             torch.mul(chunks.decay[0], g[0], out=carry)
-            torch.matmul(chunks.states, dy.unsqueeze(-1), out=dC[now].unsqueeze(-1))
-            torch.matmul(g, (chunks.delta * chunks.x).unsqueeze(-1), out=dB[now].unsqueeze(-1))
+            dC[now] = torch.matmul(chunks.states, dy.unsqueeze(-1)).squeeze(-1)
+            dB[now] = torch.matmul(g, (chunks.delta * chunks.x).unsqueeze(-1)).squeeze(-1)
             dinput = torch.matmul(chunks.B.unsqueeze(-2), g).squeeze(-2)  # gradient of delta * x
             # gradient of delta * A in place of g: g * decay * previous state
             g.mul_(chunks.decay)
