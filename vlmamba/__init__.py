@@ -12,6 +12,7 @@ from vlmamba.version import __version__
 _PUBLIC = {
     "vlmamba.convert": ["from_official"],
     "vlmamba.layers.kernels": ["apply_kernels"],
+    "vlmamba.layers.quantize": ["quantize"],
     "vlmamba.models.mamba": ["MambaForCausalLM"],
     "vlmamba.models.mamba2": ["Mamba2ForCausalLM"],
     "vlmamba.models.vim": ["VimConfig", "VimForImageClassification", "VimModel"],
