@@ -40,9 +40,9 @@ def plainly(made: SS2D, x: torch.Tensor) -> torch.Tensor:
         for k, order in enumerate(orders):
             total = total.index_add(1, order, one_direction(made, k, rows[:, order]))
         return total.view_as(x)
-    for forth, back in ((0, 2), (1, 3)):  # rows, then columns: the map is turned for them and back
+    for forth, back in ((0, 2), (1, 3)):  # rows, then columns, the map turned; the way back stays mirrored
         lines = F.layer_norm(x, x.shape[-1:]).flatten(0, 1)
-        y = one_direction(made, forth, lines) + one_direction(made, back, lines.flip(1)).flip(1)
+        y = one_direction(made, forth, lines) + one_direction(made, back, lines.flip(1))
         x = y.view_as(x).transpose(1, 2)
     return x
 

@@ -110,6 +110,23 @@ def test_what_the_tags_of_the_official_mixer_say():
             parts(wrong)
 
 
+def test_the_first_mixer_has_its_own_choices_whatever_is_asked():
+    config = config_from_official(
+        {"forward_type": "v0", "ssm_conv_bias": False, "ssm_act_layer": "gelu", "ssm_conv": 1}
+    )
+    assert (config.conv_bias, config.hidden_act, config.conv_kernel) == (True, "silu", 3)
+
+
+def test_positions_are_resized_for_another_image_size():
+    fixture = golden.load("vmamba-flags")
+    model = from_official("vmamba", fixture.weights, {**fixture.arguments, "imgsize": 96})
+    table = model.vmamba.encoder.embeddings.position_embeddings
+    assert table.shape == (1, 24, 24, 16)
+    pixels = torch.randn(1, 3, 96, 96)
+    small = from_official("vmamba", fixture.weights, fixture.arguments)  # resizes when it runs
+    torch.testing.assert_close(model(pixels).logits, small(pixels).logits)
+
+
 def test_directions_of_the_cascade_keep_their_parameters():
     # official: there and back along the rows, then along the columns; ours: rows, columns, and both back
     arguments = {"forward_type": "v052dc", "dims": 8, "depths": [1], "num_classes": 2}

@@ -27,7 +27,7 @@ class SS2D(nn.Module):
         hidden_size: width of the input and output.
         scan: name of the scan, of K orders.
         cascade: scan every row by itself, both ways, and then every column of the (normed) result; `scan` must be
-            "cross_scan", of which the orders are.
+            "cross_scan", of which the orders are. As in VMamba, what the ways back give stays mirrored.
         state_size: N.
         conv_kernel: side of the depthwise convolution, odd; 1 for none.
         conv_bias: whether it has a bias.
@@ -104,21 +104,23 @@ class SS2D(nn.Module):
         """Lines are sequences that follow one another: the state restarts where the number of the line changes."""
         paths = get_scan(self.scan).paths(*grid, device=x.device)
         position = torch.arange(x.shape[1], dtype=torch.int32, device=x.device)
-        for first, line in ((0, position // grid[1]), (1, position % grid[1])):  # rows, columns
+        rows, columns = position // grid[1], position % grid[1]
+        for first, line, across in ((0, rows, 2), (1, columns, 1)):
             order = slice(first, None, 2)  # there and back
             x = nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps)
-            x = self._along(x, paths[order], order, line.expand(len(x), -1))
+            y = self._along(x, paths[order], order, merge=False, seq_idx=line.expand(len(x), -1))
+            there, back = y.unflatten(2, grid).unbind(1)
+            # the published models were trained so: what the way back gives stays mirrored within its line
+            x = (there + back.flip(across)).flatten(1, 2)
         return x
 
-    def _along(
-        self, x: torch.Tensor, paths: torch.Tensor, order: slice, seq_idx: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def _along(self, x: torch.Tensor, paths: torch.Tensor, order: slice, **options: object) -> torch.Tensor:
         """The selective scans of the directions `order` along their `paths`."""
         projected = self.x_proj(x).unflatten(-1, (len(self.dt_projs), -1)).transpose(1, 2)[:, order]
         dt, B, C = projected.split(self.splits, dim=-1)
         dt = torch.stack([project(dt[:, k]) for k, project in enumerate(self.dt_projs[order])], dim=1)
         A = -torch.exp(widened(self.A_log[order]))
-        return selective_scan(x, dt, A, B, C, self.D[order], paths=paths, seq_idx=seq_idx)
+        return selective_scan(x, dt, A, B, C, self.D[order], paths=paths, **options)
 
     def _normed(self, y: torch.Tensor) -> torch.Tensor:
         if self.out_norm is not None:

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from vlmamba.models.vmamba.configuration_vmamba import VMambaConfig
 from vlmamba.models.vmamba.modeling_vmamba import VMambaBackbone, VMambaForImageClassification
@@ -93,6 +94,8 @@ def config_from_official(arguments: dict[str, Any]) -> VMambaConfig:
     Raises:
         ValueError: an option that has no counterpart is set.
     """
+    if arguments.get("forward_type") in ("v0", "v0seq"):  # these take no other
+        arguments = {**arguments, "ssm_conv": 3, "ssm_conv_bias": True, "ssm_act_layer": "silu", "ssm_init": "v0"}
     get = arguments.get
     depths, widths = list(get("depths", [2, 2, 9, 2])), get("dims", [96, 192, 384, 768])
     return VMambaConfig(
@@ -156,6 +159,13 @@ def _directions(key: str, tensor: torch.Tensor, config: VMambaConfig) -> dict[st
     return {f"{prefix}.dt_projs.{k}.{name.rpartition('_')[2]}": part for k, part in enumerate(parts)}
 
 
+def _positions(table: torch.Tensor, config: VMambaConfig) -> torch.Tensor:
+    """`[1, C, h, w]` -> `[1, h, w, C]`, resized, as officially, when the model is made for images of another size."""
+    if table.shape[2:] != config.grid_size:
+        table = F.interpolate(table.float(), size=config.grid_size, mode="bicubic", align_corners=False).to(table.dtype)
+    return table.permute(0, 2, 3, 1)
+
+
 def rename(state_dict: dict[str, torch.Tensor], config: VMambaConfig, task: str) -> dict[str, torch.Tensor]:
     """Official names and shapes to ours; names that match nothing are kept, so that loading reports them."""
     patterns = _patterns(config, "encoder" if task == "backbone" else "vmamba.encoder")
@@ -170,10 +180,12 @@ def rename(state_dict: dict[str, torch.Tensor], config: VMambaConfig, task: str)
                 break
         if key.endswith(("in_proj.weight", "out_proj.weight", "fc1.weight", "fc2.weight", "reduction.weight")):
             tensor = tensor.flatten(1)  # linear layers of early checkpoints are convolutions of side 1
+        if key.endswith(".position_embeddings"):
+            tensor = _positions(tensor, config)
         if key.endswith((".x_proj_weight", ".dt_projs_weight", ".dt_projs_bias", ".A_logs", ".Ds")):
             renamed |= _directions(key, tensor, config)
         else:
-            renamed[key] = tensor.permute(0, 2, 3, 1) if key.endswith(".position_embeddings") else tensor
+            renamed[key] = tensor
     return renamed
 
 
