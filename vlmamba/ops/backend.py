@@ -47,8 +47,11 @@ def _check(name: str, source: str) -> str:
 def requested_backend() -> str:
     """The name asked for by `use_backend` or by `VLMAMBA_BACKEND`; `auto` when nobody asked."""
     chosen = _chosen.get()
-    if chosen is not None:
-        return chosen
+    return _environment() if chosen is None else chosen
+
+
+@torch.compiler.assume_constant_result
+def _environment() -> str:
     return _check(os.environ.get(ENVIRONMENT_VARIABLE) or "auto", ENVIRONMENT_VARIABLE)
 
 
