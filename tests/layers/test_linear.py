@@ -13,8 +13,8 @@ from transformers import MambaConfig
 
 from tests.close import INT8, assert_close
 from vlmamba import MambaForCausalLM
-from vlmamba.layers.linear import FewRowsLinear, Int8Linear
-from vlmamba.layers.quantize import quantize, use_few_rows
+from vlmamba.layers.linear import FewRowsLinear, Int8Linear, use_few_rows
+from vlmamba.layers.quantize import quantize
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
 

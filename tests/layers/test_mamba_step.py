@@ -11,9 +11,10 @@ from transformers import DynamicCache, FalconMambaConfig, FalconMambaForCausalLM
 
 from tests.close import VALUE, assert_close
 from vlmamba import MambaForCausalLM, apply_kernels
-from vlmamba.layers.linear import Int8Linear
+from vlmamba.layers.linear import Int8Linear, use_few_rows
 from vlmamba.layers.mamba_step import step_layers, step_mixer
-from vlmamba.layers.quantize import quantize, use_few_rows
+from vlmamba.layers.quantize import quantize
+from vlmamba.models.modeling_utils import CACHE
 from vlmamba.ops import native, use_backend
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=native.reason() or "available")
@@ -37,7 +38,7 @@ def layers(size: str = "even", **changes) -> nn.ModuleList:
 def run_modules(blocks: nn.ModuleList, x: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
     with use_backend("torch"), torch.no_grad():
         for block in blocks:
-            x = block(x, cache=cache)
+            x = block(x, **{CACHE: cache})
     return x
 
 
@@ -131,7 +132,7 @@ def test_mixer_alone():
     wide, wide_cache = double(blocks, cache)
     with torch.no_grad():
         ours = step_mixer(blocks[0].mixer, x, cache)
-        expected = wide[0].mixer(x.double(), cache=wide_cache)
+        expected = wide[0].mixer(x.double(), **{CACHE: wide_cache})
     assert_close("y", ours, expected)
     assert_close("window", states(cache)[0], states(wide_cache)[0])
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear layers for generation: float weights read at memory speed, and int8 weights, a quarter of float32's memory."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
+from vlmamba.layers.mixer import KernelMixer
 from vlmamba.ops.linear import GROUP, dequantized, linear, quantized
 
 _UNCHANGEABLE = "the weight of an Int8Linear cannot be changed: change or merge float weights, then quantize again"
@@ -104,3 +107,35 @@ class WidenedWeight(torch.Tensor):
             raise RuntimeError(_UNCHANGEABLE)
         args, kwargs = torch.utils._pytree.tree_map_only(cls, lambda w: w.module.widened(), (args, kwargs or {}))
         return function(*args, **kwargs)
+
+
+def use_few_rows(model: nn.Module) -> nn.Module:
+    """Make the linear layers of every mixer and the head `FewRowsLinear`, in place; parameters and their names stay.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The same model.
+    """
+    for _, _, module in linear_layers(model):
+        module.__class__ = FewRowsLinear
+    return model
+
+
+def linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """(parent, name, layer) of the mixers' and the head's linear layers with float weights."""
+    heads = {id(head) for m in model.modules() if (head := output_head(m)) is not None}
+    for parent in model.modules():
+        for name, module in parent.named_children():
+            if not isinstance(parent, KernelMixer) and id(module) not in heads:
+                continue
+            adapted = module._modules.get("base_layer")  # peft wraps a layer; its own small ones stay
+            layer = (parent, name, module) if adapted is None else (module, "base_layer", adapted)
+            if type(layer[-1]) in (nn.Linear, FewRowsLinear):
+                yield layer
+
+
+def output_head(module: nn.Module) -> nn.Module | None:
+    """What turns a language model's hidden states into logits."""
+    return module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None

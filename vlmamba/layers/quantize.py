@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linear layers of a language model's mixers and its head, exchanged for those of `vlmamba.layers.linear`."""
-
-from collections.abc import Iterator
+"""The linear layers of a language model's mixers and its head in 8 bits."""
 
 from torch import nn
 
 from vlmamba.layers.kernels import apply_kernels
-from vlmamba.layers.linear import FewRowsLinear, Int8Linear
-from vlmamba.layers.mixer import KernelMixer
+from vlmamba.layers.linear import Int8Linear, linear_layers, output_head
 
 
 def quantize(model: nn.Module) -> nn.Module:
@@ -31,7 +28,7 @@ def quantize(model: nn.Module) -> nn.Module:
         >>> safetensors.torch.save_file(model.state_dict(), "int8.safetensors")
     """
     apply_kernels(model)
-    for parent, name, module in list(_linear_layers(model)):
+    for parent, name, module in list(linear_layers(model)):
         setattr(parent, name, Int8Linear.of(module))
     _untie(model)
     return model
@@ -40,7 +37,7 @@ def quantize(model: nn.Module) -> nn.Module:
 def _untie(model: nn.Module) -> None:
     """An int8 head shares no memory with the embeddings: neither tying nor saving may take it for them."""
     for module in model.modules():
-        head = _head(module)
+        head = output_head(module)
         if type(head) is not Int8Linear:
             continue
         tied = getattr(module, "all_tied_weights_keys", {})
@@ -48,34 +45,3 @@ def _untie(model: nn.Module) -> None:
         module.all_tied_weights_keys = {name: source for name, source in tied.items() if name not in names}
         for config in {id(c): c for c in (module.config, module.config.get_text_config())}.values():
             config.tie_word_embeddings = False
-
-
-def use_few_rows(model: nn.Module) -> nn.Module:
-    """Make the same layers `FewRowsLinear`, in place; parameters and their names stay.
-
-    Args:
-        model: any module.
-
-    Returns:
-        The same model.
-    """
-    for _, _, module in _linear_layers(model):
-        module.__class__ = FewRowsLinear
-    return model
-
-
-def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """(parent, name, layer) of the mixers' and the head's linear layers with float weights."""
-    heads = {id(head) for m in model.modules() if (head := _head(m)) is not None}
-    for parent in model.modules():
-        for name, module in parent.named_children():
-            if not isinstance(parent, KernelMixer) and id(module) not in heads:
-                continue
-            adapted = module._modules.get("base_layer")  # peft wraps a layer; its own small ones stay
-            layer = (parent, name, module) if adapted is None else (module, "base_layer", adapted)
-            if type(layer[-1]) in (nn.Linear, FewRowsLinear):
-                yield layer
-
-
-def _head(module: nn.Module) -> nn.Module | None:
-    return module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
