@@ -12,14 +12,18 @@ by direction and tile of states, and added up afterwards in a fixed order.
 import torch
 
 from vlmamba.ops.paths import path_facts
-from vlmamba.ops.selective_scan.triton_forward import combine_kernel, merge_kernel, scan_fwd_kernel, scan_local_kernel
+from vlmamba.ops.selective_scan.triton_backward import gate_bwd_kernel, scan_bwd_kernel
+from vlmamba.ops.selective_scan.triton_forward import combine_kernel, scan_fwd_kernel, scan_local_kernel
 from vlmamba.ops.triton import launcher
-from vlmamba.ops.triton.launcher import blocks, power_of_two, row_strides, strides
+from vlmamba.ops.triton.launcher import blocks, given, power_of_two, row_strides, strides
+from vlmamba.ops.triton.merging import merged, to_rows
 
 INTERVAL = 64  # steps between two kept states
 LOG2E = 1.4426950408889634
 TILE = 16  # states of one program
 ROWS_AHEAD = 4
+STEPS_BACK = 2  # steps that backward keeps in registers
+RESIDENT = 8  # programs of backward on one multiprocessor: each has scratch memory, which should stay in cache
 Tensor = torch.Tensor
 
 
@@ -39,7 +43,7 @@ def span_length(steps: int, programs: int, device: torch.device) -> int:
 class Call:
     """The operands of one call as the kernels read them, and how its work is cut."""
 
-    def __init__(self, x, dt, A, B, C, D, dt_bias, paths, seq_idx, softplus):
+    def __init__(self, x, dt, A, B, C, D, dt_bias, paths, seq_idx, softplus, backward=False):
         self.batch, _, self.length, self.channels = x.shape
         self.directions, _, self.size = A.shape
         self.x, self.dt = (launcher.rows(v) for v in (x, dt))
@@ -58,7 +62,8 @@ class Call:
 
         self.states_block = min(TILE, power_of_two(self.size))
         self.tiles = blocks(self.size, self.states_block)
-        self.channels_block = 32
+        # backward adds over channels: where there are few states, a thread has two channels, a warp 64
+        self.channels_block = 64 if backward and self.states_block <= 4 else 32
         self.planes = self.directions * self.tiles
         self.programs = self.batch * self.planes * blocks(self.channels, self.channels_block)
         self.span = span_length(self.steps, self.programs, x.device)
@@ -106,36 +111,18 @@ class Call:
         )  # fmt: skip
         return states
 
+    def at_rows(self, gradient: Tensor, operand: Tensor, done: bool) -> Tensor:
+        """By direction and tile, and at steps where rows are visited twice -> shaped and typed as the operand."""
+        if done:
+            return gradient
+        parts = gradient if self.unique else to_rows(gradient, self.paths, self.length)
+        return merged(parts, operand.shape[1], None, operand.dtype, False)[0]
 
-def given(tensors: tuple[Tensor | None, ...], instead: Tensor) -> tuple[Tensor, ...]:
-    """Kernels take a pointer for every operand; they never read those that are not there."""
-    return tuple(instead if v is None else v for v in tensors)
-
-
-def to_rows(stepped: Tensor, paths: Tensor, length: int) -> Tensor:
-    """(B, K * tiles, T, D) -> (B, K * tiles, L, D): every step's value added to its row, in the order of the steps."""
-    tiles = stepped.shape[1] // paths.shape[0]
-    rows = paths.long().remainder(length + 1)  # the last row takes padded steps
-    out = stepped.new_zeros(stepped.shape[1], length + 1, stepped.shape[0], stepped.shape[3])
-    for plane in range(stepped.shape[1]):
-        # unlike index_add_, deterministic on every device
-        out[plane].index_put_((rows[plane // tiles],), stepped[:, plane].transpose(0, 1), accumulate=True)
-    return out[:, :length].permute(2, 0, 1, 3).contiguous()
-
-
-def merged(parts: Tensor, groups: int, z: Tensor | None, dtype: torch.dtype, keep_y: bool):
-    """(B, P, L, D) -> sums (B, groups, L, D) times silu(z), and before the gate if asked for."""
-    batch, planes, length, channels = parts.shape
-    out = parts.new_empty(batch, groups, length, channels, dtype=dtype)
-    y = parts.new_empty(out.shape) if keep_y else None
-    BD = min(128, power_of_two(channels))
-    BL = 1024 // BD
-    launcher.launch(
-        merge_kernel, batch * groups * blocks(length, BL) * blocks(channels, BD), parts, *given((z,), parts), out,
-        *given((y,), parts), length, channels, planes // groups, groups, *strides(z)[:1],
-        z_r=0 if z is None else z.stride(2), HAS_Z=z is not None, KEEP_Y=keep_y, BL=BL, BD=BD, FAST=launcher.fast(), num_warps=4,
-    )  # fmt: skip
-    return out, y
+    def summed(self, gradient: Tensor, operand: Tensor) -> Tensor:
+        """By channel block, (B, K, blocks, rows, N) -> shaped and typed as the operand."""
+        gradient = gradient.sum(2) if self.unique else to_rows(gradient.sum(2), self.paths, self.length)
+        gradient = gradient.sum(1, keepdim=True) if operand.shape[1] != self.directions else gradient
+        return gradient.to(operand.dtype)
 
 
 def forward(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, state, softplus, merge, keep):
@@ -166,3 +153,52 @@ def forward(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, state, softplus, merg
         parts = out if call.unique else to_rows(out, call.paths, call.length)
         out, y = merged(parts, groups, z, x.dtype, keep_y)
     return out, last.mT.contiguous(), y, states
+
+
+def ungated(dout: Tensor, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of y and z, of y * silu(z): (B, 1, L, D)."""
+    dout, z = launcher.rows(dout), launcher.rows(z)
+    dy, dz = torch.empty_like(y), z.new_empty(z.shape)
+    batch, _, length, channels = y.shape
+    BD = min(128, power_of_two(channels))
+    BL = 1024 // BD
+    launcher.launch(
+        gate_bwd_kernel, batch * blocks(length, BL) * blocks(channels, BD), dout, z, y, dy, dz, length, channels,
+        dout.stride(0), z.stride(0), **row_strides(dout=dout, z=z), BL=BL, BD=BD, FAST=launcher.fast(), num_warps=4,
+    )  # fmt: skip
+    return dy, dz
+
+
+def backward(dout, dlast, x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, y, states, softplus, merge):
+    """See `register.py`."""
+    call = Call(x, dt, A, B, C, D, dt_bias, paths, seq_idx, softplus, backward=True)
+    dy, dz = (launcher.rows(dout), None) if z is None else ungated(dout, z, y)
+    leaving = call.entering(dy, call.C, dlast, backward=True)
+    rows = call.length if call.unique else call.steps
+    make = torch.Tensor.new_empty if call.complete or not call.unique else torch.Tensor.new_zeros
+    # where one plane at most writes a row, the kernel itself rounds
+    direct = [call.unique and call.planes == v.shape[1] for v in (x, dt)]
+    shape = (call.batch, call.planes, rows, call.channels)
+    dx, ddt = (make(v if one else A, shape) for v, one in zip((x, dt), direct, strict=True))
+    cuts = blocks(call.channels, call.channels_block)
+    dB, dC = (make(A, (call.batch, call.directions, cuts, rows, call.size)) for _ in range(2))
+    dA = call.planes_of_states(call.spans)
+    dD, dbias = (A.new_empty(call.batch, call.directions, call.spans, call.tiles, call.channels) for _ in range(2))
+    dstate = A.new_empty(call.batch, call.directions, call.size, call.channels)
+    items = call.programs * call.spans
+    programs = min(items, RESIDENT * max(1, launcher.multiprocessors(x.device)))
+    kept = INTERVAL // STEPS_BACK * call.states_block * call.channels_block + 2 * INTERVAL * call.channels_block
+    operands = (dy, call.x, call.dt, call.A, call.B, call.C, call.D, call.dt_bias, call.paths, call.seq_idx, states)
+    operands += (leaving, A.new_empty(programs, kept), dx, ddt, dA, dB, dC, dD, dbias, dstate)
+    launcher.launch(
+        scan_bwd_kernel, programs, *given(operands, A), 0, *call.sizes()[1:], items, programs,
+        *(v for operand in (dy, call.x, call.dt, call.B, call.C, dx) for v in strides(operand)),
+        **row_strides(dy=dy, x=call.x, dt=call.dt, B=call.B, C=call.C, dx=dx), U=STEPS_BACK,
+        TAIL=bool(call.steps % STEPS_BACK), HAS_D=D is not None, HAS_LEAVING=leaving is not None,
+        STEPPED=not call.unique, **call.options(),
+    )  # fmt: skip
+    dx, ddt = (call.at_rows(g, v, one) for g, v, one in zip((dx, ddt), (x, dt), direct, strict=True))
+    dB, dC = (call.summed(g, v) for g, v in ((dB, B), (dC, C)))
+    dA = dA.sum((0, 2)).mT.contiguous()
+    dD, dbias = (None if v is None else g.sum((0, 2, 3)) for g, v in ((dD, D), (dbias, dt_bias)))
+    return dx, ddt, dA, dB, dC, dD, dz, dbias, dstate.mT.contiguous()

@@ -5,12 +5,13 @@ import triton
 import triton.language as tl
 
 from vlmamba.ops.selective_scan.triton_kernels import (
+    continues,
     decays,
-    dot_states,
     load_plane,
     load_row,
     program_place,
     step_size,
+    sum_states,
     visited_row,
 )
 from vlmamba.ops.triton.elementwise import sigmoid
@@ -67,9 +68,6 @@ def scan_fwd_kernel(
 
     begin = s * span
     end = tl.minimum(begin + span, steps)
-    before = 0
-    if HAS_SEQ:
-        before = tl.load(seq + visited_row(paths, tl.maximum(begin - 1, 0), HAS_PATHS))
     stride = 64 if KEEP else span
     for first in range(begin, end, stride):
         stop = tl.minimum(first + stride, end)
@@ -78,14 +76,14 @@ def scan_fwd_kernel(
             tl.store(kept + nd, h, mask=in_nd)
         whole = first + (stop - first) // AHEAD * AHEAD
         for t in range(first, whole, AHEAD):
-            h, before = _steps(
-                h, before, t, A, skip, shift, in_d, in_n, x, dt, B, C, z, paths, seq, out, y,
+            h = _steps(
+                h, t, A, skip, shift, in_d, in_n, x, dt, B, C, z, paths, seq, out, y,
                 x_r, dt_r, B_r, C_r, z_r, out_r,
                 AHEAD, N % BN != 0, MASKED, HAS_D, HAS_Z, HAS_PATHS, PADDED, HAS_SEQ, KEEP_Y, STEPPED, SOFTPLUS, FAST,
             )  # fmt: skip
         for t in range(whole, stop):
-            h, before = _steps(
-                h, before, t, A, skip, shift, in_d, in_n, x, dt, B, C, z, paths, seq, out, y,
+            h = _steps(
+                h, t, A, skip, shift, in_d, in_n, x, dt, B, C, z, paths, seq, out, y,
                 x_r, dt_r, B_r, C_r, z_r, out_r,
                 1, N % BN != 0, MASKED, HAS_D, HAS_Z, HAS_PATHS, PADDED, HAS_SEQ, KEEP_Y, STEPPED, SOFTPLUS, FAST,
             )  # fmt: skip
@@ -95,7 +93,7 @@ def scan_fwd_kernel(
 
 @triton.jit
 def _steps(
-    h, before, t, A, skip, shift, in_d, in_n, x, dt, B, C, z, paths, seq, out, y,
+    h, t, A, skip, shift, in_d, in_n, x, dt, B, C, z, paths, seq, out, y,
     x_r: tl.constexpr, dt_r: tl.constexpr, B_r: tl.constexpr, C_r: tl.constexpr, z_r: tl.constexpr, out_r: tl.constexpr,
     COUNT: tl.constexpr, PART_N: tl.constexpr, MASKED: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
     HAS_PATHS: tl.constexpr, PADDED: tl.constexpr, HAS_SEQ: tl.constexpr, KEEP_Y: tl.constexpr, STEPPED: tl.constexpr,
@@ -117,11 +115,9 @@ def _steps(
         x_t, dt_t, B_t, C_t, z_t = loaded[i]
         delta = step_size(dt_t, shift, SOFTPLUS, FAST)
         if HAS_SEQ:
-            current = tl.load(seq + rows[i])
-            h = tl.where(current == before, h, 0.0)
-            before = current
+            h = tl.where(continues(seq, paths, t + i, HAS_PATHS), h, 0.0)
         h = decays(delta, A, FAST) * h + (delta * x_t)[None, :] * B_t[:, None]
-        y_t = dot_states(h, C_t)
+        y_t = sum_states(h, C_t[:, None], NEIGHBOURS=True)
         if HAS_D:
             y_t += skip * x_t
         place = tl.cast(t + i if STEPPED else rows[i], tl.int64) * out_r
@@ -131,7 +127,7 @@ def _steps(
         if HAS_Z:
             y_t *= z_t * sigmoid(z_t, FAST)
         tl.store(out + place, y_t, mask=written)
-    return h, before
+    return h
 
 
 @triton.jit(do_not_specialize=["one"])
@@ -171,19 +167,16 @@ def scan_local_kernel(
     h = tl.zeros([BN, BD], tl.float32)
     total = tl.zeros([BD], tl.float32)
     through = 1.0
-    before = 0
-    if HAS_SEQ:
-        before = tl.load(seq + visited_row(paths, tl.maximum(begin - 1, 0), HAS_PATHS))
     count = end - begin
     whole = count // AHEAD * AHEAD
     for done in range(0, whole, AHEAD):
-        h, total, through, before = _local_steps(
-            h, total, through, before, begin, end, done, A, shift, in_d, in_n, x, dt, B, paths, seq, x_r, dt_r, B_r,
+        h, total, through = _local_steps(
+            h, total, through, begin, end, done, A, shift, in_d, in_n, x, dt, B, paths, seq, x_r, dt_r, B_r,
             AHEAD, N % BN != 0, MASKED, HAS_PATHS, PADDED, HAS_SEQ, BACKWARD, SOFTPLUS, FAST,
         )  # fmt: skip
     for done in range(whole, count):
-        h, total, through, before = _local_steps(
-            h, total, through, before, begin, end, done, A, shift, in_d, in_n, x, dt, B, paths, seq, x_r, dt_r, B_r,
+        h, total, through = _local_steps(
+            h, total, through, begin, end, done, A, shift, in_d, in_n, x, dt, B, paths, seq, x_r, dt_r, B_r,
             1, N % BN != 0, MASKED, HAS_PATHS, PADDED, HAS_SEQ, BACKWARD, SOFTPLUS, FAST,
         )  # fmt: skip
     plane = ((b * directions + k) * spans + s) * N * channels
@@ -193,7 +186,7 @@ def scan_local_kernel(
 
 @triton.jit
 def _local_steps(
-    h, total, through, before, begin, end, done, A, shift, in_d, in_n, x, dt, B, paths, seq,
+    h, total, through, begin, end, done, A, shift, in_d, in_n, x, dt, B, paths, seq,
     x_r: tl.constexpr, dt_r: tl.constexpr, B_r: tl.constexpr,
     COUNT: tl.constexpr, PART_N: tl.constexpr, MASKED: tl.constexpr, HAS_PATHS: tl.constexpr, PADDED: tl.constexpr,
     HAS_SEQ: tl.constexpr, BACKWARD: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
@@ -205,31 +198,20 @@ def _local_steps(
         x_t = load_row(x, row, x_r, in_d, MASKED, PADDED)
         dt_t = load_row(dt, row, dt_r, in_d, MASKED, PADDED)
         B_t = load_row(B, row, B_r, in_n, PART_N, PADDED)
-        current = before
-        if HAS_SEQ:
-            if BACKWARD:
-                before = tl.load(seq + visited_row(paths, tl.maximum(t - 1, 0), HAS_PATHS))
-                current = tl.load(seq + row)
-            else:
-                current = tl.load(seq + row)
-        loaded = loaded + ((x_t, dt_t, B_t, current == before),)
-        if HAS_SEQ:
-            before = current
+        same = continues(seq, paths, t, HAS_PATHS) if HAS_SEQ else True
+        loaded = loaded + ((x_t, dt_t, B_t, same),)
     for i in tl.static_range(COUNT):
         x_t, dt_t, B_t, same = loaded[i]
         delta = step_size(dt_t, shift, SOFTPLUS, FAST)
         total += delta
-        if BACKWARD:
-            h = (h + x_t[None, :] * B_t[:, None]) * decays(delta, A, FAST)
-            if HAS_SEQ:
-                h = tl.where(same, h, 0.0)
-                through = tl.where(same, through, 0.0)
-        else:
-            if HAS_SEQ:
-                h = tl.where(same, h, 0.0)
-                through = tl.where(same, through, 0.0)
-            h = decays(delta, A, FAST) * h + (delta * x_t)[None, :] * B_t[:, None]
-    return h, total, through, before
+        decay = decays(delta, A, FAST)
+        if HAS_SEQ:
+            decay = tl.where(same, decay, 0.0)
+            through = tl.where(same, through, 0.0)
+        input_t = x_t if BACKWARD else delta * x_t
+        added = input_t[None, :] * B_t[:, None]
+        h = decay * (h + added) if BACKWARD else decay * h + added
+    return h, total, through
 
 
 @triton.jit
@@ -255,33 +237,3 @@ def combine_kernel(
         kept = tl.load(decay + here, mask=inside, other=0.0)
         tl.store(states + here, carry, mask=inside)
         carry = kept * carry + added
-
-
-@triton.jit
-def merge_kernel(
-    parts, z, out, y, length, channels, planes, groups, z_b,
-    z_r: tl.constexpr, HAS_Z: tl.constexpr, KEEP_Y: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr, FAST: tl.constexpr,
-):  # fmt: skip
-    """out (B, groups, L, D) = sums over the planes of each group of `parts` (B, groups * planes, L, D), gated."""
-    pid = tl.program_id(0)
-    column_blocks = tl.cdiv(channels, BD)
-    row_blocks = tl.cdiv(length, BL)
-    d = (pid % column_blocks) * BD + tl.arange(0, BD)
-    pid = pid // column_blocks
-    row = (pid % row_blocks) * BL + tl.arange(0, BL)
-    group = (pid // row_blocks).to(tl.int64)
-    inside = (row < length)[:, None] & (d < channels)[None, :]
-    offsets = row[:, None].to(tl.int64) * channels + d[None, :]
-    plane = length.to(tl.int64) * channels
-    total = tl.zeros([BL, BD], tl.float32)
-    for i in range(planes):
-        total += tl.load(parts + (group * planes + i) * plane + offsets, mask=inside, other=0.0)
-    here = group * plane + offsets
-    if KEEP_Y:
-        tl.store(y + here, total, mask=inside)
-    if HAS_Z:
-        b = group // groups
-        gate = tl.load(z + b * z_b + row[:, None].to(tl.int64) * z_r + d[None, :], mask=inside, other=0.0)
-        gate = gate.to(tl.float32)
-        total *= gate * sigmoid(gate, FAST)
-    tl.store(out + here, total, mask=inside)

@@ -2,7 +2,7 @@
 """What the forward and the backward kernels of the selective scan share.
 
 A program owns BD channels and BN states ([BN, BD] numbers in registers, lanes along the channels) of one sequence, one
-direction and `span` steps. Programs are numbered channel blocks first, so that neighbours read the same rows of B and C.
+direction and `span` steps. Work is numbered channel blocks first, so that neighbours read the same rows of B and C.
 Letters: b batch, k direction, s span, tile of BN states; d and n offsets of channels and states.
 """
 
@@ -33,6 +33,13 @@ def visited_row(paths, t, HAS_PATHS: tl.constexpr):
         return tl.load(paths + t)
     else:
         return t
+
+
+@triton.jit
+def continues(seq, paths, t, HAS_PATHS: tl.constexpr):
+    """Whether step t belongs to the packed sequence of the step before it."""
+    here = tl.load(seq + visited_row(paths, t, HAS_PATHS))
+    return here == tl.load(seq + visited_row(paths, tl.maximum(t - 1, 0), HAS_PATHS))
 
 
 @triton.jit
@@ -71,27 +78,55 @@ def load_plane(pointer, nd, mask, MASKED: tl.constexpr):
 
 
 @triton.jit
-def dot_states(h, C):
-    """Sums of h [BN, BD] times C [BN] over the states; in pieces, so that most terms are multiply-adds."""
-    if h.shape[0] < 4:
-        return tl.sum(h * C[:, None], axis=0)
+def sum_states(a, b, NEIGHBOURS: tl.constexpr):
+    """Sums over the states of a [BN, BD] times b ([BN, BD] or [BN, 1]).
+
+    In quarters, so that their terms are multiply-adds; made of neighbours where one thread has all states, of distant
+    ones where lanes lie along states as well.
+    """
+    if a.shape[0] < 4:
+        return tl.sum(a * b, axis=0)
     else:
-        h0, h1 = _halves(h)
-        C0, C1 = tl.split(tl.reshape(C, [C.shape[0] // 2, 2]))
-        if h0.shape[0] < 4:
-            return tl.sum(h0 * C0[:, None] + h1 * C1[:, None], axis=0)
-        else:
-            h00, h01 = _halves(h0)
-            h10, h11 = _halves(h1)
-            C00, C01 = tl.split(tl.reshape(C0, [C0.shape[0] // 2, 2]))
-            C10, C11 = tl.split(tl.reshape(C1, [C1.shape[0] // 2, 2]))
-            total = h00 * C00[:, None] + h01 * C01[:, None]
-            total = total + h10 * C10[:, None]
-            total = total + h11 * C11[:, None]
-            return tl.sum(total, axis=0)
+        a0, a1 = _halves(a, NEIGHBOURS)
+        b0, b1 = _halves(b, NEIGHBOURS)
+        a00, a01 = _halves(a0, NEIGHBOURS)
+        a10, a11 = _halves(a1, NEIGHBOURS)
+        b00, b01 = _halves(b0, NEIGHBOURS)
+        b10, b11 = _halves(b1, NEIGHBOURS)
+        total = a00 * b00 + a01 * b01
+        total = total + a10 * b10
+        total = total + a11 * b11
+        return tl.sum(total, axis=0)
 
 
 @triton.jit
-def _halves(h):
-    """Even and odd rows of [BN, BD]."""
-    return tl.split(tl.permute(tl.reshape(h, [h.shape[0] // 2, 2, h.shape[1]]), [0, 2, 1]))
+def _halves(a, NEIGHBOURS: tl.constexpr):
+    """Even and odd rows of a matrix, or upper and lower ones."""
+    if NEIGHBOURS:
+        return tl.split(tl.permute(tl.reshape(a, [a.shape[0] // 2, 2, a.shape[1]]), [0, 2, 1]))
+    else:
+        return tl.split(tl.permute(tl.reshape(a, [2, a.shape[0] // 2, a.shape[1]]), [1, 2, 0]))
+
+
+@triton.jit
+def sum_channels(a, b):
+    """Sums over the channels of a [BN, BD] times b [1, BD]; where a thread has four neighbours, in quarters."""
+    if a.shape[0] * a.shape[1] < 256:
+        return tl.sum(a * b, axis=1)
+    else:
+        a0, a1 = _alternating(a)
+        b0, b1 = _alternating(b)
+        a00, a01 = _alternating(a0)
+        a10, a11 = _alternating(a1)
+        b00, b01 = _alternating(b0)
+        b10, b11 = _alternating(b1)
+        total = a00 * b00 + a01 * b01
+        total = total + a10 * b10
+        total = total + a11 * b11
+        return tl.sum(total, axis=1)
+
+
+@triton.jit
+def _alternating(a):
+    """Even and odd columns of a matrix."""
+    return tl.split(tl.reshape(a, [a.shape[0], a.shape[1] // 2, 2]))

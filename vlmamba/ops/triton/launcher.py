@@ -30,6 +30,11 @@ def fast() -> bool:
     return not INTERPRETED and torch.version.hip is None
 
 
+def given(tensors: tuple[torch.Tensor | None, ...], instead: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Kernels take a pointer for every operand; they never read those that are not there."""
+    return tuple(instead if v is None else v for v in tensors)
+
+
 def rows(tensor: torch.Tensor | None) -> torch.Tensor | None:
     """The (B, K, L, X) tensor, copied only if neighbours in X are no neighbours in memory."""
     if tensor is None or tensor.stride(-1) == 1:
