@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the Triton kernels ahead of time, exactly as the ops launch them, and reads the machine code; no GPU needed."""
+"""Compiles the Triton kernels ahead of time, as the ops launch them, and reads the machine code. Needs no GPU."""
 
 import contextlib
 import inspect
