@@ -69,7 +69,7 @@ def double(blocks: nn.ModuleList, cache: DynamicCache) -> tuple[nn.ModuleList, D
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("batch", [1, 2, 4])
+@pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.usefixtures("poisoned_memory")
 def test_values_and_states(size, batch, threads):
@@ -197,7 +197,7 @@ def test_modules_are_called_for_other_families():
 def test_modules_are_called_for_other_calls():
     blocks = layers()
     x, cache = warm(blocks)
-    wide, wide_cache = warm(blocks, batch=5)
+    wide, wide_cache = warm(blocks, batch=9)
     assert step_layers(blocks, x, cache) is None  # a gradient may be wanted
     assert step(blocks, x.expand(-1, 2, -1), cache) is None
     assert step(blocks, wide, wide_cache) is None
