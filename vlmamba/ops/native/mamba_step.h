@@ -85,7 +85,7 @@ struct Share {
         float skip[LANES], delta[LANES], input[LANES], y[LANES];
         read(skip, l.D, c, lanes);
         const V raw = load(row, lanes), x = load(at, lanes);
-        const V dt = (raw < 0 ? V{} : raw) + log1p(exp_negative(raw < 0 ? raw : -raw));
+        const V dt = positive_part(raw) + log1p(exp_negative(minus_magnitude(raw)));
         *(Unaligned*)delta = dt * LOG2E;
         *(Unaligned*)input = dt * x;
         for (int i = 0; i < lanes; ++i) {

@@ -66,9 +66,9 @@ struct Tile {
         for (int t = 0; t < steps.count; ++t) {
             V raw = delta[t] + bias;
             if (s.softplus) {
-                V small = exp_negative(raw < 0 ? raw : -raw);
+                V small = exp_negative(minus_magnitude(raw));
                 if (BACKWARD) slope[t] = (raw < 0 ? small : V{} + 1) * reciprocal(1 + small);
-                raw = (raw < 0 ? V{} : raw) + log1p(small);
+                raw = positive_part(raw) + log1p(small);
             }
             delta[t] = raw;
             input[t] = raw * x[t];

@@ -32,7 +32,7 @@ static void state_update(const StateUpdate& s, int64_t b, const Span& channels) 
         const int count = int(smaller(channels.end - c, LANES));
         V delta = get(s.dt, b, c, count);
         if (s.dt_bias) delta += load((const REAL*)s.dt_bias + c, count);
-        if (s.softplus) delta = (delta < 0 ? V{} : delta) + log1p(exp_negative(delta < 0 ? delta : -delta));
+        if (s.softplus) delta = positive_part(delta) + log1p(exp_negative(minus_magnitude(delta)));
         const V x = get(s.x, b, c, count), input = delta * x;
         V y = s.D ? x * load((const REAL*)s.D + c, count) : V{};
         for (int i = 0; i < count; ++i) {

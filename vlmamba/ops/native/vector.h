@@ -10,6 +10,10 @@ typedef REAL V __attribute__((vector_size(sizeof(REAL) * LANES)));
 typedef REAL Unaligned __attribute__((vector_size(sizeof(REAL) * LANES), aligned(sizeof(REAL)), may_alias));
 typedef Whole I __attribute__((vector_size(sizeof(REAL) * LANES)));
 
+constexpr int TOP_BIT = 8 * sizeof(Whole) - 1;
+INLINE V minus_magnitude(V x) { return (V)((I)x | Whole(1) << TOP_BIT); }
+INLINE V positive_part(V x) { return (V)((I)x & ~((I)x >> TOP_BIT)); }  // max(x, 0)
+
 // Half precision <-> REAL, a whole vector.
 #ifndef IN_DOUBLE
 typedef uint16_t Bits __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
@@ -121,9 +125,10 @@ INLINE V decay(V delta, V A) {
 
 // exp of a number <= 0, accurate also where the result is tiny
 INLINE V exp_negative(V x) {
+    x = (V)_mm512_max_ps(_mm512_set1_ps(-126.0f), (__m512)x);  // gives 0; the second operand goes through if it is NaN
     const V n = (V)_mm512_roundscale_ps((__m512)(x * LOG2E), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const V r = (x * LOG2E - n) + x * 1.92596303e-8f;
-    return (V)_mm512_scalef_ps((__m512)power_of_fraction(x < -104.0f ? V{} : r), (__m512)n);
+    return (V)_mm512_scalef_ps((__m512)power_of_fraction(r), (__m512)n);
 }
 
 INLINE V reciprocal(V x) {  // relative error 1e-7
@@ -166,7 +171,7 @@ INLINE V log1p(V t) {  // 0 <= t <= 1, relative error 5e-9
 #endif
 
 INLINE V sigmoid(V x) {
-    const V e = exp_negative(x < 0 ? x : -x);
+    const V e = exp_negative(minus_magnitude(x));
     return (x < 0 ? e : V{} + 1) * reciprocal(1 + e);
 }
 

@@ -142,7 +142,8 @@ def _check(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, initial_state, merge) 
         check_paths(_OP, paths, num_paths, length)
     if seq_idx is not None:
         check_shape(_OP, "seq_idx", seq_idx, (batch, length))
-        if seq_idx.dtype == torch.int64 and not torch.equal(seq_idx.int().long(), seq_idx):
+        checked = seq_idx.dtype == torch.int64 and not torch.compiler.is_compiling()
+        if checked and not torch.equal(seq_idx.int().long(), seq_idx):
             raise ValueError(f"{_OP}: seq_idx has numbers beyond 32 bits, expected int32 values")
         if paths is not None and has_padded_steps(paths, length):
             raise ValueError(f"{_OP}: paths with padded steps (-1) and seq_idx exclude each other")
