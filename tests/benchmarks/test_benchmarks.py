@@ -77,7 +77,7 @@ def test_vision(tmp_path):
     pytest.importorskip("timm")
     content = run(tmp_path, "vision", *QUICK)
     for result in content["results"]:
-        assert {"Vim-S", "ViT-S/16 (timm)"} <= set(result["seconds"])
+        assert {"Vim-S", "VMamba-T", "ViT-S/16 (timm)"} <= set(result["seconds"])
         assert_ratios_follow_from_the_rounds(result)
 
 
