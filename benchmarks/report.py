@@ -86,7 +86,7 @@ def save(name: str, folder: Path, content: dict[str, Any]) -> Path:
     return path
 
 
-def plot(path: Path, draw: Callable[[Any], None], width: float = 8, height: float = 4.5) -> None:
+def plot(path: Path, draw: Callable[[Any], None], width: float = 10, height: float = 5) -> None:
     """Save a figure that `draw(figure)` fills as PNG, if matplotlib is there."""
     if not util.find_spec("matplotlib"):
         note("no plot: matplotlib is not installed")
@@ -101,7 +101,7 @@ def plot(path: Path, draw: Callable[[Any], None], width: float = 8, height: floa
 
 def draw_bars(axes: Any, title: str, groups: list[str], ratios: list[dict[str, dict[str, float]]]) -> None:
     """A bar with its range for each name of each group, on a logarithmic scale."""
-    names = list(dict.fromkeys(name for group in ratios for name in group))
+    names = sorted({name for group in ratios for name in group})  # the same colours in every panel
     width = 0.8 / max(1, len(names))
     for i, name in enumerate(names):
         bars = [(place, group[name]) for place, group in enumerate(ratios) if name in group]
@@ -114,7 +114,7 @@ def draw_bars(axes: Any, title: str, groups: list[str], ratios: list[dict[str, d
     axes.axhline(1, color="black", linewidth=1)
     axes.set(yscale="log", title=title, xticks=range(len(groups)), xticklabels=groups)
     if names:
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1) -> None:
