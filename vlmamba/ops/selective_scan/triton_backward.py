@@ -185,7 +185,7 @@ def _sizes_and_states(
     for i in tl.static_range(U):
         real = t + i < end
         row = _row(paths, t + i, end, HAS_PATHS, TAIL)
-        dt_t = load_row(dt, row, dt_r, in_d, MASKED, PADDED) + shift
+        dt_t = load_row(dt, row, dt_r, in_d, MASKED, PADDED or TAIL) + shift
         delta = softplus(dt_t, FAST) if SOFTPLUS else dt_t
         slope = sigmoid(dt_t, FAST) if SOFTPLUS else delta * 0.0 + 1.0
         if TAIL:
