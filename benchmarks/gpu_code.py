@@ -83,9 +83,10 @@ def recorded() -> Iterator[list[Launch]]:
 
 
 def launches_of(function: Callable, *arguments) -> list[Launch]:
+    """What a function of the ops launches, each kernel with the same machine code once."""
     with recorded() as launches:
         function(*arguments)
-    return launches
+    return list({launch.source().hash(): launch for launch in launches}.values())
 
 
 @dataclass

@@ -23,7 +23,6 @@ LOG2E = 1.4426950408889634
 TILE = 16  # states of one program
 ROWS_AHEAD = 4
 STEPS_BACK = 2  # steps that backward keeps in registers
-RESIDENT = 8  # programs of backward on one multiprocessor: each has scratch memory, which should stay in cache
 Tensor = torch.Tensor
 
 
@@ -186,17 +185,19 @@ def backward(dout, dlast, x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, y, stat
     dD, dbias = (A.new_empty(call.batch, call.directions, call.spans, call.tiles, call.channels) for _ in range(2))
     dstate = A.new_empty(call.batch, call.directions, call.size, call.channels)
     items = call.programs * call.spans
-    programs = min(items, RESIDENT * max(1, launcher.multiprocessors(x.device)))
+    # a few at a time, so that the states they put aside stay in cache; the next use the same memory
+    programs = min(items, max(1, launcher.multiprocessors(x.device)) * (8 if call.states_block > 4 else 16))
     kept = INTERVAL // STEPS_BACK * call.states_block * call.channels_block + 2 * INTERVAL * call.channels_block
     operands = (dy, call.x, call.dt, call.A, call.B, call.C, call.D, call.dt_bias, call.paths, call.seq_idx, states)
     operands += (leaving, A.new_empty(programs, kept), dx, ddt, dA, dB, dC, dD, dbias, dstate)
-    launcher.launch(
-        scan_bwd_kernel, programs, *given(operands, A), 0, *call.sizes()[1:], items, programs,
-        *(v for operand in (dy, call.x, call.dt, call.B, call.C, dx) for v in strides(operand)),
-        **row_strides(dy=dy, x=call.x, dt=call.dt, B=call.B, C=call.C, dx=dx), U=STEPS_BACK,
-        TAIL=bool(call.steps % STEPS_BACK), HAS_D=D is not None, HAS_LEAVING=leaving is not None,
-        STEPPED=not call.unique, **call.options(),
-    )  # fmt: skip
+    for first in range(0, items, max(1, programs)):
+        launcher.launch(
+            scan_bwd_kernel, min(programs, items - first), *given(operands, A), 0, *call.sizes()[1:], first,
+            *(v for operand in (dy, call.x, call.dt, call.B, call.C, dx) for v in strides(operand)),
+            **row_strides(dy=dy, x=call.x, dt=call.dt, B=call.B, C=call.C, dx=dx), U=STEPS_BACK,
+            TAIL=bool(call.steps % STEPS_BACK), HAS_D=D is not None, HAS_LEAVING=leaving is not None,
+            STEPPED=not call.unique, **call.options(),
+        )  # fmt: skip
     dx, ddt = (call.at_rows(g, v, one) for g, v, one in zip((dx, ddt), (x, dt), direct, strict=True))
     dB, dC = (call.summed(g, v) for g, v in ((dB, B), (dC, C)))
     dA = dA.sum((0, 2)).mT.contiguous()

@@ -43,10 +43,10 @@ def gate_bwd_kernel(
     tl.store(dz + here, gradient * slope * tl.load(y + here, mask=inside, other=0.0), mask=inside)
 
 
-@triton.jit(do_not_specialize=["zero"])
+@triton.jit(do_not_specialize=["zero", "first_item"])
 def scan_bwd_kernel(
     dy, x, dt, A, B, C, D, bias, paths, seq, states, leaving, scratch, dx, ddt, dA, dB, dC, dD, dbias, dstate,
-    zero, channels, directions, length, steps, span, spans, items, programs,
+    zero, channels, directions, length, steps, span, spans, first_item,
     dy_b, dy_k, x_b, x_k, dt_b, dt_k, B_b, B_k, C_b, C_k, dx_b, dx_k,
     dy_r: tl.constexpr, x_r: tl.constexpr, dt_r: tl.constexpr, B_r: tl.constexpr, C_r: tl.constexpr, dx_r: tl.constexpr,
     N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, U: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
@@ -64,27 +64,7 @@ def scan_bwd_kernel(
     dx, ddt: by direction and tile, at the rows visited or in step order (STEPPED). dB, dC: (b, k, channel block, row,
     N). dA: (b, k, s, N, D). dD, dbias: (b, k, s, tile, D). dstate: (b, k, N, D), from the first span.
     """
-    for item in range(tl.program_id(0), items, programs):
-        _span_bwd(
-            item, dy, x, dt, A, B, C, D, bias, paths, seq, states, leaving, scratch, dx, ddt, dA, dB, dC, dD, dbias,
-            dstate, zero, channels, directions, length, steps, span, spans,
-            dy_b, dy_k, x_b, x_k, dt_b, dt_k, B_b, B_k, C_b, C_k, dx_b, dx_k, dy_r, x_r, dt_r, B_r, C_r, dx_r,
-            N, BN, BD, U, MASKED, TAIL, HAS_D, HAS_BIAS, HAS_PATHS, PADDED, HAS_SEQ, HAS_LEAVING, STEPPED, SOFTPLUS,
-            FAST,
-        )  # fmt: skip
-
-
-@triton.jit
-def _span_bwd(
-    item, dy, x, dt, A, B, C, D, bias, paths, seq, states, leaving, scratch, dx, ddt, dA, dB, dC, dD, dbias,
-    dstate, zero, channels, directions, length, steps, span, spans,
-    dy_b, dy_k, x_b, x_k, dt_b, dt_k, B_b, B_k, C_b, C_k, dx_b, dx_k,
-    dy_r: tl.constexpr, x_r: tl.constexpr, dt_r: tl.constexpr, B_r: tl.constexpr, C_r: tl.constexpr, dx_r: tl.constexpr,
-    N: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, U: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_PATHS: tl.constexpr, PADDED: tl.constexpr, HAS_SEQ: tl.constexpr,
-    HAS_LEAVING: tl.constexpr, STEPPED: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
-):  # fmt: skip
-    b, k, s, tile, block = program_place(item, channels, directions, spans, N, BN, BD)
+    b, k, s, tile, block = program_place(first_item + tl.program_id(0), channels, directions, spans, N, BN, BD)
     tiles: tl.constexpr = (N + BN - 1) // BN
     d = block * BD + tl.arange(0, BD)
     n = tile * BN + tl.arange(0, BN)
