@@ -7,6 +7,7 @@ from types import MethodType
 
 from torch import nn
 
+from vlmamba.layers.linear import use_few_rows
 from vlmamba.layers.mamba import HeadedSelectiveMixer, NormedSelectiveMixer, SelectiveMixer
 from vlmamba.layers.mamba2 import DualMixer, ScaledDualMixer
 from vlmamba.layers.mixer import KernelMixer
@@ -29,7 +30,9 @@ FAMILIES: dict[str, tuple[str, type[KernelMixer]]] = {
 def apply_kernels(model: nn.Module) -> nn.Module:
     """Move a transformers model onto `vlmamba.ops`, in place; parameters, config and cache stay as they are.
 
-    Every projection goes on being called as a module, so that LoRA, quantization and hooks act.
+    Every projection goes on being called as a module, so that LoRA, quantization and hooks act. Where nobody could tell,
+    a token of generation takes the layers of a Mamba-1 model in one native step, and linear layers read their weights
+    at the speed of memory (`vlmamba.layers.mamba_step`, `vlmamba.layers.linear`).
 
     Args:
         model: any module; every Mamba-1 mixer (mamba, falcon_mamba, jamba, zamba) and Mamba-2 mixer (mamba2, bamba,
@@ -45,7 +48,7 @@ def apply_kernels(model: nn.Module) -> nn.Module:
         >>> model = vlmamba.apply_kernels(MambaForCausalLM.from_pretrained(folder))
     """
     found = False
-    for module in model.modules():
+    for module in list(model.modules()):
         family = _family(type(module))
         if family is not None:
             module.__class__ = mixer_class(family)
@@ -53,10 +56,17 @@ def apply_kernels(model: nn.Module) -> nn.Module:
                 # accelerate's hooks call the forward that they found
                 module._old_forward = MethodType(type(module).forward, module)
         found = found or isinstance(module, KernelMixer)
+        if type(module).__name__ == "MambaModel" and type(module).__module__ == _module("mamba"):
+            module.__class__ = stepping_model()
     if not found:
         families = ", ".join(FAMILIES)
         raise ValueError(f"apply_kernels: {type(model).__name__} has no mixer of a supported family ({families})")
-    return model
+    return use_few_rows(model)
+
+
+def stepping_model() -> type[nn.Module]:
+    """The Mamba-1 model whose layers take a generated token in one native step; needs transformers' family."""
+    return import_module("vlmamba.layers.stepping").MambaModel
 
 
 @cache

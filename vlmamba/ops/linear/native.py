@@ -35,6 +35,7 @@ def serves(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sca
         0 < x.numel() <= FEW_ROWS.get(weight.dtype, 0) * x.shape[-1]
         and x.dtype in _SINGLE
         and (scale.dtype == torch.float32 and scale.is_contiguous() if scale is not None else weight.dtype == x.dtype)
+        and type(weight) in (torch.Tensor, torch.nn.Parameter)  # others are quantized or sharded
         and weight.is_contiguous()
         and (bias is None or (bias.dtype in _SINGLE and bias.is_contiguous()))
         and not in_graph(x, weight, bias)
