@@ -30,9 +30,9 @@ FAMILIES: dict[str, tuple[str, type[KernelMixer]]] = {
 def apply_kernels(model: nn.Module) -> nn.Module:
     """Move a transformers model onto `vlmamba.ops`, in place; parameters, config and cache stay as they are.
 
-    Every projection goes on being called as a module, so that LoRA, quantization and hooks act. Where nobody could tell,
-    a token of generation takes the layers of a Mamba-1 model in one native step, and linear layers read their weights
-    at the speed of memory (`vlmamba.layers.mamba_step`, `vlmamba.layers.linear`).
+    Every projection goes on being called as a module, so that LoRA, quantization and hooks act. Where nobody could
+    tell, a token of generation takes the layers of a Mamba-1 model in one native step, and linear layers read their
+    weights at the speed of memory (`vlmamba.layers.mamba_step`, `vlmamba.layers.linear`).
 
     Args:
         model: any module; every Mamba-1 mixer (mamba, falcon_mamba, jamba, zamba) and Mamba-2 mixer (mamba2, bamba,
