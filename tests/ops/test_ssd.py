@@ -127,14 +127,19 @@ def test_a_packed_sequence_is_as_if_alone(backend):
 
 @pytest.mark.parametrize("limit", [(0.0, math.inf), (0.3, 0.6)], ids=str)
 @pytest.mark.parametrize("D", ["heads", "channels"])
-def test_one_step_equals_the_scan(D, limit):
-    tensors = Case(1, heads=6).tensors()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backend", AVAILABLE)
+def test_one_step_equals_the_scan(backend, dtype, D, limit, poisoned_memory):
+    tensors = {n: v.to(dtype) for n, v in Case(1, heads=6, states=19).tensors().items()}
     tensors["D"] = tensors["D"][:, 0] if D == "heads" else tensors["D"]
-    y, state = ssd_scan(**tensors, dt_limit=limit, return_final_state=True)
+    exact = {n: v.double() for n, v in tensors.items()}
+    y, state = ssd_scan(**exact, dt_limit=limit, return_final_state=True)
     step = {n: v.squeeze(1) for n, v in tensors.items() if n in ("x", "dt", "B", "C", "z")}
     rest = {n: tensors[n] for n in ("A", "D", "dt_bias")}
     before = tensors["initial_state"].clone()
-    one, new = ssd_update(tensors["initial_state"], **step, **rest, dt_limit=limit)
+    with use_backend(backend):
+        one, new = ssd_update(tensors["initial_state"], **step, **rest, dt_limit=limit)
+    assert one.dtype == dtype
     assert_close("y", one, y.squeeze(1))
     assert_close("state", new, state)
     assert torch.equal(tensors["initial_state"], before)
