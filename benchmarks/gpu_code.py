@@ -66,7 +66,9 @@ class Launch:
         """The kernel for one of TARGETS; inline PTX only where it is understood."""
         if "FAST" in self.constants:
             self.constants["FAST"] = TARGETS[target].backend == "cuda"
-        compiled = triton.compile(self.source(), target=TARGETS[target], options={"num_warps": self.num_warps})
+        compiled = triton.compile(
+            self.source(), target=TARGETS[target], options={"num_warps": self.num_warps, "num_stages": 1}
+        )
         return Code(self, target, compiled)
 
 

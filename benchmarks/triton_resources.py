@@ -11,6 +11,7 @@ number an element is known. Counts are not times: how well a GPU hides latency i
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -89,6 +90,19 @@ def state_update(dtype: torch.dtype) -> list[Launch]:
     return launches_of(step, A[None], row, row, A, states, states, vector, row, vector, True)
 
 
+def mamba2(backward: bool, dtype: torch.dtype) -> list[Launch]:
+    """Mamba-2 of 130 million parameters: 24 heads of 64 numbers, 128 states."""
+    from vlmamba.ops.ssd import triton
+
+    rows, head = (1, 2048, 24), _empty(24)
+    x, dt, B = _empty(*rows, 64, dtype=dtype), _empty(*rows, dtype=dtype), _empty(1, 2048, 1, 128, dtype=dtype)
+    operands = (x, dt, head, B, B, _empty(24, 64), x, head, None)
+    options = (64, True, 0.0, float("inf"))
+    if backward:
+        return launches_of(triton.backward, x, None, *operands, _empty(*x.shape), _empty(1, 32, 24, 64, 128), *options)
+    return launches_of(triton.forward, *operands, None, *options, False)
+
+
 # name of a call -> its launches
 LAUNCHES: dict[str, Callable[[torch.dtype], list[Launch]]] = {
     "N=16 and gate, forward": MAMBA_VISION.forward,
@@ -99,6 +113,8 @@ LAUNCHES: dict[str, Callable[[torch.dtype], list[Launch]]] = {
     "N=1, four directions, backward": VMAMBA.backward,
     "convolution, 4 taps": convolution,
     "one step, N=16": state_update,
+    "Mamba-2, P=64, N=128, forward": partial(mamba2, False),
+    "Mamba-2, P=64, N=128, backward": partial(mamba2, True),
 }
 
 

@@ -12,11 +12,11 @@ by direction and tile of states, and added up afterwards in a fixed order.
 import torch
 
 from vlmamba.ops.paths import path_facts
-from vlmamba.ops.selective_scan.triton_backward import gate_bwd_kernel, scan_bwd_kernel
+from vlmamba.ops.selective_scan.triton_backward import scan_bwd_kernel
 from vlmamba.ops.selective_scan.triton_forward import combine_kernel, scan_fwd_kernel, scan_local_kernel
 from vlmamba.ops.triton import launcher
 from vlmamba.ops.triton.launcher import blocks, given, power_of_two, row_strides, strides
-from vlmamba.ops.triton.merging import merged, to_rows
+from vlmamba.ops.triton.merging import merged, to_rows, ungated
 
 INTERVAL = 64  # steps between two kept states
 LOG2E = 1.4426950408889634
@@ -152,20 +152,6 @@ def forward(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, state, softplus, merg
         parts = out if call.unique else to_rows(out, call.paths, call.length)
         out, y = merged(parts, groups, z, x.dtype, keep_y)
     return out, last.mT.contiguous(), y, states
-
-
-def ungated(dout: Tensor, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of y and z, of y * silu(z): (B, 1, L, D)."""
-    dout, z = launcher.rows(dout), launcher.rows(z)
-    dy, dz = torch.empty_like(y), z.new_empty(z.shape)
-    batch, _, length, channels = y.shape
-    BD = min(128, power_of_two(channels))
-    BL = 1024 // BD
-    launcher.launch(
-        gate_bwd_kernel, batch * blocks(length, BL) * blocks(channels, BD), dout, z, y, dy, dz, length, channels,
-        dout.stride(0), z.stride(0), **row_strides(dout=dout, z=z), BL=BL, BD=BD, FAST=launcher.fast(), num_warps=4,
-    )  # fmt: skip
-    return dy, dz
 
 
 def backward(dout, dlast, x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, y, states, softplus, merge):

@@ -19,30 +19,6 @@ from vlmamba.ops.triton.elementwise import exp2, sigmoid, softplus
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
 
-@triton.jit
-def gate_bwd_kernel(
-    dout, z, y, dy, dz, length, channels, dout_b, z_b, dout_r: tl.constexpr, z_r: tl.constexpr,
-    BL: tl.constexpr, BD: tl.constexpr, FAST: tl.constexpr,
-):  # fmt: skip
-    """Gradients of y (float32) and z, of y * silu(z): (B, 1, L, D)."""
-    column_blocks = tl.cdiv(channels, BD)
-    row_blocks = tl.cdiv(length, BL)
-    pid = tl.program_id(0)
-    d = (pid % column_blocks) * BD + tl.arange(0, BD)
-    pid = pid // column_blocks
-    row = (pid % row_blocks) * BL + tl.arange(0, BL)
-    b = (pid // row_blocks).to(tl.int64)
-    inside = (row < length)[:, None] & (d < channels)[None, :]
-    wide = row[:, None].to(tl.int64)
-    here = (b * length + wide) * channels + d[None, :]
-    gradient = tl.load(dout + b * dout_b + wide * dout_r + d[None, :], mask=inside, other=0.0).to(tl.float32)
-    gate = tl.load(z + b * z_b + wide * z_r + d[None, :], mask=inside, other=0.0).to(tl.float32)
-    slope = sigmoid(gate, FAST)
-    tl.store(dy + here, gradient * gate * slope, mask=inside)
-    slope += gate * slope * (1 - slope)
-    tl.store(dz + here, gradient * slope * tl.load(y + here, mask=inside, other=0.0), mask=inside)
-
-
 @triton.jit(do_not_specialize=["zero", "first_item"])
 def scan_bwd_kernel(
     dy, x, dt, A, B, C, D, bias, paths, seq, states, leaving, scratch, dx, ddt, dA, dB, dC, dD, dbias, dstate,

@@ -28,7 +28,14 @@ from vlmamba.ops.ssd import chunked, native
 
 Tensor = torch.Tensor
 
-BACKENDS = {"native": lambda: native, "torch": lambda: chunked}
+
+def _triton() -> ModuleType:
+    from vlmamba.ops.ssd import triton
+
+    return triton
+
+
+BACKENDS = {"triton": _triton, "native": lambda: native, "torch": lambda: chunked}
 
 
 def _backend(A: Tensor) -> ModuleType:

@@ -15,7 +15,8 @@ def launch(kernel, programs: int, *arguments, num_warps: int, **constants) -> No
     if not programs:
         return
     with torch.cuda.device_of(arguments[0]):
-        kernel[(programs,)](*arguments, num_warps=num_warps, **constants)
+        # one stage: what the kernels ask for ahead, they ask for themselves
+        kernel[(programs,)](*arguments, num_warps=num_warps, num_stages=1, **constants)
 
 
 def multiprocessors(device: torch.device) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums of what kernels leave by direction, tile or step, taken in a fixed order: results are the same in every run."""
+"""The gate, and sums of what kernels leave by direction, tile or step: in a fixed order, the same in every run."""
 
 import torch
 import triton
@@ -66,3 +66,41 @@ def merged(parts: Tensor, groups: int, z: Tensor | None, dtype: torch.dtype, kee
         **row_strides(z=z), HAS_Z=z is not None, KEEP_Y=keep_y, BL=BL, BD=BD, FAST=launcher.fast(), num_warps=4,
     )  # fmt: skip
     return out, y
+
+
+@triton.jit
+def gate_bwd_kernel(
+    dout, z, y, dy, dz, length, channels, dout_b, z_b, dout_r: tl.constexpr, z_r: tl.constexpr,
+    BL: tl.constexpr, BD: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """Gradients of y (float32) and z, of y * silu(z): (B, 1, L, D)."""
+    column_blocks = tl.cdiv(channels, BD)
+    row_blocks = tl.cdiv(length, BL)
+    pid = tl.program_id(0)
+    d = (pid % column_blocks) * BD + tl.arange(0, BD)
+    pid = pid // column_blocks
+    row = (pid % row_blocks) * BL + tl.arange(0, BL)
+    b = (pid // row_blocks).to(tl.int64)
+    inside = (row < length)[:, None] & (d < channels)[None, :]
+    wide = row[:, None].to(tl.int64)
+    here = (b * length + wide) * channels + d[None, :]
+    gradient = tl.load(dout + b * dout_b + wide * dout_r + d[None, :], mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(z + b * z_b + wide * z_r + d[None, :], mask=inside, other=0.0).to(tl.float32)
+    slope = sigmoid(gate, FAST)
+    tl.store(dy + here, gradient * gate * slope, mask=inside)
+    slope += gate * slope * (1 - slope)
+    tl.store(dz + here, gradient * slope * tl.load(y + here, mask=inside, other=0.0), mask=inside)
+
+
+def ungated(dout: Tensor, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of y and z, of y * silu(z): (B, 1, L, D)."""
+    dout, z = launcher.rows(dout), launcher.rows(z)
+    dy, dz = torch.empty_like(y), z.new_empty(z.shape)
+    batch, _, length, channels = y.shape
+    BD = min(128, power_of_two(channels))
+    BL = 1024 // BD
+    launcher.launch(
+        gate_bwd_kernel, batch * blocks(length, BL) * blocks(channels, BD), dout, z, y, dy, dz, length, channels,
+        dout.stride(0), z.stride(0), **row_strides(dout=dout, z=z), BL=BL, BD=BD, FAST=launcher.fast(), num_warps=4,
+    )  # fmt: skip
+    return dy, dz
