@@ -7,13 +7,18 @@ float32 matrices keep float32's accuracy. No kernel adds into memory that anothe
 
 import torch
 
-from vlmamba.ops.ssd.triton_backward import ssd_bwd_kernel
+from vlmamba.ops.ssd.triton_backward import (
+    ssd_bwd_matrices_kernel,
+    ssd_bwd_pairs_kernel,
+    ssd_bwd_times_kernel,
+    ssd_bwd_x_kernel,
+)
 from vlmamba.ops.ssd.triton_kernels import ssd_combine_kernel, ssd_fwd_kernel, ssd_local_kernel, ssd_update_kernel
 from vlmamba.ops.triton import launcher
 from vlmamba.ops.triton.launcher import blocks, given, power_of_two
 from vlmamba.ops.triton.merging import ungated
 
-TILE = 64  # most numbers of a head, and most states, of one matrix product
+TILE = 32  # most numbers of a head, and most states, of one matrix product
 Tensor = torch.Tensor
 
 
@@ -48,7 +53,7 @@ class Call:
             "HAS_SEQ": self.seq_idx is not None,
             "SOFTPLUS": self.softplus,
             "FAST": launcher.fast(),
-            "num_warps": 4,
+            "num_warps": 8,
         }
 
     def through_chunks(self, x: Tensor, B: Tensor, initial: Tensor | None, backward: bool) -> tuple[Tensor, Tensor]:
@@ -102,13 +107,28 @@ def backward(dout, dlast, x, dt, A, B, C, D, z, dt_bias, seq_idx, y, states, chu
     dB, dC = (A.new_empty(*x.shape[:3], call.states) for _ in range(2))
     by_chunk = (call.batch, call.chunks, call.heads)
     dA, dbias, dD = A.new_empty(by_chunk), A.new_empty(by_chunk), A.new_empty(*by_chunk, call.size)
-    operands = (dy, call.x, call.dt, call.A, call.B, call.C, call.D, call.dt_bias, call.seq_idx, states, left)
-    operands += (dx, ddt, dA, dB, dC, dD, dbias)
-    options = call.options() | {"BP": max(16, power_of_two(call.size)), "num_warps": 8}
+    options, parts = call.options(), blocks(call.size, call.block)
+    BQ = options["BQ"]
+    mixing, dscores = (A.new_empty(*by_chunk, BQ, BQ) for _ in range(2))
+    dpairs, sums = A.new_empty(*by_chunk, BQ), A.new_empty(*by_chunk, parts, 4, BQ)
+    times = (call.dt, call.A, call.dt_bias, call.seq_idx)
+    rows = (dy, call.x, call.dt, call.A, call.B, call.C)
+    sizes = (*call.sizes(), *dy.stride()[:3], *call.x.stride()[:3], *call.dt.stride()[:2])
+    sizes += (*call.B.stride()[:3], *call.C.stride()[:3])
+    programs = call.batch * call.chunks * call.heads
     launcher.launch(
-        ssd_bwd_kernel, call.batch * call.chunks * call.heads, *given(operands, A), *call.sizes(),
-        *dy.stride()[:3], *call.x.stride()[:3], *call.dt.stride()[:2], *call.B.stride()[:3], *call.C.stride()[:3],
-        HAS_D=D is not None, **options,
+        ssd_bwd_pairs_kernel, programs, *given((*rows, *times[2:], mixing, dscores, dpairs), A), *sizes, **options
+    )
+    operands = (*rows, call.D, *times[2:], states, left, mixing, dx, sums, dD)
+    launcher.launch(ssd_bwd_x_kernel, programs * parts, *given(operands, A), *sizes, HAS_D=D is not None, **options)
+    operands = (*rows, *times[2:], states, left, dscores, dB, dC)
+    launcher.launch(
+        ssd_bwd_matrices_kernel, programs * blocks(call.states, call.tile), *given(operands, A), *sizes, **options
+    )
+    options = {name: options[name] for name in ("BQ", "HAS_BIAS", "HAS_SEQ", "SOFTPLUS", "FAST")}
+    launcher.launch(
+        ssd_bwd_times_kernel, programs, *given((*times, dpairs, sums, ddt, dA, dbias), A), *call.sizes(),
+        *call.dt.stride()[:2], PARTS=parts, num_warps=1, **options,
     )  # fmt: skip
     dB, dC = (g.unflatten(2, (call.groups, -1)).sum(3).to(v.dtype) for g, v in ((dB, B), (dC, C)))
     dD, dbias = (None if v is None else g.sum((0, 1)) for g, v in ((dD, D), (dbias, dt_bias)))
