@@ -107,8 +107,9 @@ def backward(dout, dlast, x, dt, A, B, C, D, z, dt_bias, seq_idx, y, states, chu
     dB, dC = (A.new_empty(*x.shape[:3], call.states) for _ in range(2))
     by_chunk = (call.batch, call.chunks, call.heads)
     dA, dbias, dD = A.new_empty(by_chunk), A.new_empty(by_chunk), A.new_empty(*by_chunk, call.size)
-    options, parts = call.options(), blocks(call.size, call.block)
-    BQ = options["BQ"]
+    # smaller pieces where more is held at once
+    options, pairs, numbers = call.options(), {"BN": 16}, {"BP": 16}
+    parts, BQ = blocks(call.size, 16), options["BQ"]
     mixing, dscores = (A.new_empty(*by_chunk, BQ, BQ) for _ in range(2))
     dpairs, sums = A.new_empty(*by_chunk, BQ), A.new_empty(*by_chunk, parts, 4, BQ)
     times = (call.dt, call.A, call.dt_bias, call.seq_idx)
@@ -116,11 +117,12 @@ def backward(dout, dlast, x, dt, A, B, C, D, z, dt_bias, seq_idx, y, states, chu
     sizes = (*call.sizes(), *dy.stride()[:3], *call.x.stride()[:3], *call.dt.stride()[:2])
     sizes += (*call.B.stride()[:3], *call.C.stride()[:3])
     programs = call.batch * call.chunks * call.heads
-    launcher.launch(
-        ssd_bwd_pairs_kernel, programs, *given((*rows, *times[2:], mixing, dscores, dpairs), A), *sizes, **options
-    )
+    operands = (*rows, *times[2:], mixing, dscores, dpairs)
+    launcher.launch(ssd_bwd_pairs_kernel, programs, *given(operands, A), *sizes, **options | pairs)
     operands = (*rows, call.D, *times[2:], states, left, mixing, dx, sums, dD)
-    launcher.launch(ssd_bwd_x_kernel, programs * parts, *given(operands, A), *sizes, HAS_D=D is not None, **options)
+    launcher.launch(
+        ssd_bwd_x_kernel, programs * parts, *given(operands, A), *sizes, HAS_D=D is not None, **options | numbers
+    )
     operands = (*rows, *times[2:], states, left, dscores, dB, dC)
     launcher.launch(
         ssd_bwd_matrices_kernel, programs * blocks(call.states, call.tile), *given(operands, A), *sizes, **options

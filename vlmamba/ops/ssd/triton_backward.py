@@ -65,7 +65,8 @@ def ssd_bwd_pairs_kernel(
 
 @triton.jit
 def ssd_bwd_x_kernel(
-    dy, x, dt, A, B, C, D, bias, seq, states, left, mixing, dx, sums, dD, length, chunks, chunk, heads, share, low, high,
+    dy, x, dt, A, B, C, D, bias, seq, states, left, mixing, dx, sums, dD,
+    length, chunks, chunk, heads, share, low, high,
     dy_b, dy_l, dy_h, x_b, x_l, x_h, dt_b, dt_l, B_b, B_l, B_g, C_b, C_l, C_g, P: tl.constexpr, N: tl.constexpr,
     BQ: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_SEQ: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
