@@ -265,13 +265,6 @@ def test_drop_in_takes_grouped_and_constant_matrices_together():
         selective_scan_fn(u, delta, A, torch.randn(2, 4, 3, 9), torch.randn(2, 3, 9))
 
 
-def test_sequence_numbers_beyond_32_bits_are_refused():
-    tensors = Case(9, options=()).tensors()
-    numbers = torch.tensor([0] * 4 + [2**32] * 5).expand(2, -1)
-    with pytest.raises(ValueError, match="seq_idx has numbers beyond 32 bits"):
-        selective_scan(**tensors, seq_idx=numbers)
-
-
 def test_what_would_be_faster_is_said_once(monkeypatch, caplog):
     from vlmamba.ops import backend
 

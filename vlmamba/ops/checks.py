@@ -34,3 +34,12 @@ def check_integer(op: str, device: torch.device, **tensors: torch.Tensor | None)
             raise ValueError(f"{op}: {name} is {kind}, expected an int32 or int64 tensor")
         if tensor.device != device:
             raise ValueError(f"{op}: {name} is on {tensor.device}, expected {device} as the first argument")
+
+
+def check_sequences(op: str, seq_idx: torch.Tensor, shape: tuple[int, int]) -> None:
+    """Raise unless `seq_idx` has the shape `(batch, length)` and its numbers fit into the kernels' 32 bits."""
+    check_shape(op, "seq_idx", seq_idx, shape)
+    # a graph cannot depend on the numbers
+    looked_at = seq_idx.dtype == torch.int64 and not torch.compiler.is_compiling() and type(seq_idx) is torch.Tensor
+    if looked_at and not torch.equal(seq_idx.int().long(), seq_idx):
+        raise ValueError(f"{op}: seq_idx has numbers beyond 32 bits, expected int32 values")

@@ -18,6 +18,15 @@ def widened(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def readable(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor in a dtype that kernels read where they compute in `dtype`: its own if it is a common narrow one.
+
+    float64 reads float64 alone; float32 reads float32 and both half precisions.
+    """
+    narrow = (torch.float32, torch.bfloat16, torch.float16)
+    return tensor if dtype == torch.float32 and tensor.dtype in narrow else tensor.to(dtype)
+
+
 def in_full_precision(function: Callable) -> Callable:
     """A function of tensors, the first argument one of them, that autocast leaves alone."""
 

@@ -93,4 +93,4 @@ def _wants_graph(inputs: tuple) -> bool:
     if torch.compiler.is_compiling():
         # who names plain PyTorch wants its operators in the graph (ONNX knows no others)
         return requested_backend() not in ("torch", "reference")
-    return type(inputs[0]) not in (torch.Tensor, torch.nn.Parameter)
+    return type(inputs[0]) not in (torch.Tensor, torch.nn.Parameter) or inputs[0].is_meta

@@ -6,8 +6,8 @@ import torch
 from vlmamba.ops.backend import implementation, wants_definition
 from vlmamba.ops.causal_conv1d.reference import causal_conv1d_reference
 from vlmamba.ops.causal_conv1d.register import BACKENDS, causal_conv1d_op
-from vlmamba.ops.checks import check_floating, check_integer, check_shape
-from vlmamba.ops.numerics import compute_dtype
+from vlmamba.ops.checks import check_floating, check_integer, check_sequences, check_shape
+from vlmamba.ops.numerics import compute_dtype, readable
 from vlmamba.ops.paths import check_paths
 from vlmamba.ops.registration import in_graph
 
@@ -58,6 +58,8 @@ def causal_conv1d(
         initial_state = None if initial_state is None else initial_state.unsqueeze(1)
         paths = paths.unsqueeze(0) if paths is not None and paths.dim() == 1 else paths
     num_paths, channels, taps = weight.shape
+    if not taps:
+        raise ValueError(f"{op}: weight has shape {tuple(weight.shape)}, expected at least one tap")
     if x.dim() not in (3, 4):
         raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected [B, L, D] or [B, K, L, D]")
     check_integer(op, x.device, paths=paths, seq_idx=seq_idx)
@@ -68,12 +70,12 @@ def causal_conv1d(
     if initial_state is not None:
         check_shape(op, "initial_state", initial_state, (x.shape[0], num_paths, channels, taps - 1))
     if seq_idx is not None:
-        check_shape(op, "seq_idx", seq_idx, (x.shape[0], x.shape[2]))
+        check_sequences(op, seq_idx, (x.shape[0], x.shape[2]))
     if paths is not None:
         check_paths(op, paths, num_paths, x.shape[2])
 
     dtype, rounded = compute_dtype(x, weight, bias), x.dtype
-    x = x.to(dtype) if dtype == torch.float64 else x
+    x = readable(x, dtype)
     weight, bias, initial_state = (v if v is None else v.to(dtype) for v in (weight, bias, initial_state))
     paths, seq_idx = (v if v is None else v.to(torch.int32) for v in (paths, seq_idx))
     operands = (x, weight, bias, paths, seq_idx, initial_state, activation is not None)

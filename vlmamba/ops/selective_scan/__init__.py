@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from vlmamba.ops.backend import wants_definition
-from vlmamba.ops.checks import check_floating, check_integer, check_shape
-from vlmamba.ops.numerics import compute_dtype
+from vlmamba.ops.checks import check_floating, check_integer, check_sequences, check_shape
+from vlmamba.ops.numerics import compute_dtype, readable
 from vlmamba.ops.paths import check_paths, has_padded_steps
 from vlmamba.ops.selective_scan.reference import selective_scan_reference
 from vlmamba.ops.selective_scan.register import selective_scan_op
@@ -78,8 +78,8 @@ def selective_scan(
 
     dtype = compute_dtype(x, dt, A, B, C, initial_state)
     rounded = x.dtype
-    if dtype == torch.float64:
-        x, dt, B, C, z = (v if v is None else _widened(v, dtype) for v in (x, dt, B, C, z))
+    if not A.is_complex():  # what is complex goes to the definition as it is
+        x, dt, B, C, z = (v if v is None else readable(v, dtype) for v in (x, dt, B, C, z))
     A, D, dt_bias, initial_state = (v if v is None else _widened(v, dtype) for v in (A, D, dt_bias, initial_state))
     paths, seq_idx = (v if v is None else v.to(torch.int32) for v in (paths, seq_idx))
     gate = z if z is None or z.dim() == 4 else z.unsqueeze(1)
@@ -141,9 +141,6 @@ def _check(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, initial_state, merge) 
     if paths is not None:
         check_paths(_OP, paths, num_paths, length)
     if seq_idx is not None:
-        check_shape(_OP, "seq_idx", seq_idx, (batch, length))
-        checked = seq_idx.dtype == torch.int64 and not torch.compiler.is_compiling()
-        if checked and not torch.equal(seq_idx.int().long(), seq_idx):
-            raise ValueError(f"{_OP}: seq_idx has numbers beyond 32 bits, expected int32 values")
+        check_sequences(_OP, seq_idx, (batch, length))
         if paths is not None and has_padded_steps(paths, length):
             raise ValueError(f"{_OP}: paths with padded steps (-1) and seq_idx exclude each other")

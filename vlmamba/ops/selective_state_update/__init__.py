@@ -7,7 +7,7 @@ import torch
 
 from vlmamba.ops.backend import implementation
 from vlmamba.ops.checks import check_floating, check_shape
-from vlmamba.ops.numerics import compute_dtype
+from vlmamba.ops.numerics import compute_dtype, readable
 from vlmamba.ops.registration import in_graph
 from vlmamba.ops.selective_state_update.native import selective_state_update_native
 from vlmamba.ops.selective_state_update.reference import selective_state_update_reference
@@ -76,8 +76,7 @@ def selective_state_update(
     dtype = compute_dtype(state, x, dt, A, B, C)
     state, A, D, dt_bias = (v if v is None else v.to(dtype) for v in (state, A, D, dt_bias))
     rounded = x.dtype
-    if dtype == torch.float64:
-        x, dt, B, C, z = (v if v is None else v.to(dtype) for v in (x, dt, B, C, z))
+    x, dt, B, C, z = (v if v is None else readable(v, dtype) for v in (x, dt, B, C, z))
     operands = (state, x, dt, A, B, C, D, z, dt_bias)
     step = selective_state_update_reference if in_graph(*operands) else implementation(_BACKENDS, state)()
     y, state = step(*operands, dt_softplus)

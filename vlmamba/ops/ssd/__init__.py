@@ -6,8 +6,8 @@ import math
 import torch
 
 from vlmamba.ops.backend import implementation, wants_definition
-from vlmamba.ops.checks import check_floating, check_integer, check_shape
-from vlmamba.ops.numerics import compute_dtype
+from vlmamba.ops.checks import check_floating, check_integer, check_sequences, check_shape
+from vlmamba.ops.numerics import compute_dtype, readable
 from vlmamba.ops.registration import in_graph
 from vlmamba.ops.ssd.reference import ssd_reference
 from vlmamba.ops.ssd.register import BACKENDS, ssd_scan_op
@@ -79,16 +79,16 @@ def ssd_scan(
         ("D", D, (heads, size)),
         ("z", z, x.shape),
         ("dt_bias", dt_bias, (heads,)),
-        ("seq_idx", seq_idx, (batch, length)),
         ("initial_state", initial_state, (batch, heads, size, states)),
     ):
         if tensor is not None:
             check_shape(op, name, tensor, shape)
 
+    if seq_idx is not None:
+        check_sequences(op, seq_idx, (batch, length))
     dtype = compute_dtype(x, dt, A, B, C, initial_state)
     rounded = x.dtype
-    if dtype == torch.float64:
-        x, dt, B, C, z = (v if v is None else v.to(dtype) for v in (x, dt, B, C, z))
+    x, dt, B, C, z = (v if v is None else readable(v, dtype) for v in (x, dt, B, C, z))
     A, D, dt_bias, state = (v if v is None else v.to(dtype) for v in (A, D, dt_bias, initial_state))
     seq_idx = None if seq_idx is None else seq_idx.to(torch.int32)
     if wants_definition(A):
@@ -149,8 +149,7 @@ def ssd_update(
 
     dtype = compute_dtype(state, x, dt, A, B, C)
     rounded = x.dtype
-    if dtype == torch.float64:
-        x, dt, B, C, z = (v if v is None else v.to(dtype) for v in (x, dt, B, C, z))
+    x, dt, B, C, z = (v if v is None else readable(v, dtype) for v in (x, dt, B, C, z))
     A, D, dt_bias, state = (v if v is None else v.to(dtype) for v in (A, D, dt_bias, state))
     operands = (state, x, dt, A, B, C, D, z, dt_bias)
     backend = BACKENDS["torch"]() if in_graph(*operands) else implementation(BACKENDS, A)()
