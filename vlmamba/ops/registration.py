@@ -28,6 +28,16 @@ def absent(like: torch.Tensor) -> torch.Tensor:
     return like.new_empty(0)
 
 
+def all_there(results: tuple[torch.Tensor | None, ...], like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The results with `absent` in place of None."""
+    return tuple(absent(like) if v is None else v for v in results)
+
+
+def where_given(gradients: list[torch.Tensor], operands: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor | None]:
+    """The gradients with None for operands that are; operands beyond the gradients have none."""
+    return [None if v is None else g for g, v in zip(gradients, operands, strict=False)]
+
+
 def given(tensor: torch.Tensor | None) -> torch.Tensor | None:
     """The tensor, or None for `absent`; no op has a vector among its results."""
     return None if tensor is None or tensor.dim() == 1 else tensor

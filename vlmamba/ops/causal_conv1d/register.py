@@ -20,7 +20,7 @@ import torch
 
 from vlmamba.ops.backend import implementation
 from vlmamba.ops.causal_conv1d import native, shifted
-from vlmamba.ops.registration import absent, differentiable_op, graph_op
+from vlmamba.ops.registration import absent, all_there, differentiable_op, graph_op
 
 Tensor = torch.Tensor
 
@@ -66,7 +66,7 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     backward = implementation(BACKENDS, weight)().backward
     results = backward(dy, dlast, x, weight, bias, paths, seq_idx, state, silu)
-    return tuple(absent(weight) if v is None else v for v in results)
+    return all_there(results, weight)
 
 
 def _fake_gradients(dy, dlast, x, weight, bias, paths, seq_idx, state, silu):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from vlmamba.ops.numerics import in_full_precision
 
-INTERVAL = 64  # steps between two kept states
+INTERVAL = 64  # steps between two kept states, in every backend: `TILE` of native/common.h, 64 in the Triton kernels
 # state elements of one chunk: decay and states of a chunk stay in a CPU's last-level cache
 CHUNK_ELEMENTS = 1 << 20
 

@@ -10,6 +10,7 @@ import ctypes
 import torch
 
 from vlmamba.ops.native import TYPES, Operand, Order, address, library, operand_rows
+from vlmamba.ops.selective_scan.chunked import INTERVAL
 
 
 class Scan(ctypes.Structure):
@@ -59,7 +60,7 @@ def forward(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, state, softplus, merg
     out = x.new_empty(batch, 1 if merge else directions, x.shape[2], channels)
     last = A.new_empty(batch, directions, channels, size)
     y = A.new_empty(out.shape) if keep and z is not None else None
-    states = A.new_empty(batch, directions, -(-call.scan.order.steps // 64), size, channels) if keep else None
+    states = A.new_empty(batch, directions, -(-call.scan.order.steps // INTERVAL), size, channels) if keep else None
     call.rows(out=out)
     call.whole(state=state, last=last, y=y, kept=states)
     library().vlmamba_scan_forward(ctypes.byref(call.scan))

@@ -22,10 +22,10 @@ from types import ModuleType
 import torch
 
 from vlmamba.ops.backend import implementation
-from vlmamba.ops.registration import absent, differentiable_op, given, graph_op
+from vlmamba.ops.registration import absent, all_there, differentiable_op, given, graph_op, where_given
 from vlmamba.ops.selective_scan import chunked, native
+from vlmamba.ops.selective_scan.chunked import INTERVAL
 
-INTERVAL = 64  # steps between two kept states
 Tensor = torch.Tensor
 
 
@@ -56,7 +56,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     backend = implementation(_BACKENDS, A)()
     results = backend.forward(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, state, softplus, merge, keep)
-    return tuple(absent(A) if v is None else v for v in results)
+    return all_there(results, A)
 
 
 def _fake(x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, state, softplus, merge, keep):
@@ -90,7 +90,7 @@ def _backward_function(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     backend = implementation(_BACKENDS, A)()
     operands = (x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, y, states)
-    return tuple(absent(A) if v is None else v for v in backend.backward(dout, dlast, *operands, softplus, merge))
+    return all_there(backend.backward(dout, dlast, *operands, softplus, merge), A)
 
 
 def _backward_fake(dout, dlast, x, dt, A, B, C, D, z, dt_bias, paths, seq_idx, y, states, softplus, merge):
@@ -111,14 +111,13 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, dout, dlast, *_):
-    x, dt, A, *others = ctx.saved_tensors
+    saved = ctx.saved_tensors  # once: checkpointing makes them again each time
     if dout is None:
-        rows = (x.shape[0], 1 if ctx.merge else A.shape[0], *x.shape[2:])
-        dout = x.new_zeros(()).expand(rows)
-    *gradients, dstate = _backward_op(dout, dlast, x, dt, A, *others, ctx.softplus, ctx.merge)
-    present = (v is not None for v in (x, dt, A, *others))
-    gradients = [g if there else None for g, there in zip(gradients, present, strict=False)]
-    return *gradients, None, None, dstate if ctx.has_state else None, None, None, None
+        x, _, A, *_ = saved
+        dout = x.new_zeros(()).expand(x.shape[0], 1 if ctx.merge else A.shape[0], *x.shape[2:])
+    *gradients, dstate = _backward_op(dout, dlast, *saved, ctx.softplus, ctx.merge)
+    dstate = dstate if ctx.has_state else None
+    return *where_given(gradients, saved), None, None, dstate, None, None, None
 
 
 selective_scan_op = differentiable_op("selective_scan", _forward, _fake, _setup_context, _backward)

@@ -12,13 +12,13 @@ by direction and tile of states, and added up afterwards in a fixed order.
 import torch
 
 from vlmamba.ops.paths import path_facts
+from vlmamba.ops.selective_scan.chunked import INTERVAL
 from vlmamba.ops.selective_scan.triton_backward import scan_bwd_kernel
 from vlmamba.ops.selective_scan.triton_forward import combine_kernel, scan_fwd_kernel, scan_local_kernel
 from vlmamba.ops.triton import launcher
 from vlmamba.ops.triton.launcher import blocks, given, power_of_two, row_strides, strides
 from vlmamba.ops.triton.merging import merged, to_rows, ungated
 
-INTERVAL = 64  # steps between two kept states
 LOG2E = 1.4426950408889634
 TILE = 16  # states of one program
 ROWS_AHEAD = 4

@@ -23,7 +23,7 @@ from types import ModuleType
 import torch
 
 from vlmamba.ops.backend import implementation
-from vlmamba.ops.registration import absent, differentiable_op, given, graph_op
+from vlmamba.ops.registration import absent, all_there, differentiable_op, given, graph_op, where_given
 from vlmamba.ops.ssd import chunked, native
 
 Tensor = torch.Tensor
@@ -63,7 +63,7 @@ def _forward(
         results = _backend(A).forward(
             x, dt, A, B, C, D, z, dt_bias, seq_idx, state, chunk_size, softplus, low, high, keep
         )
-    return tuple(absent(A) if v is None else v for v in results)
+    return all_there(results, A)
 
 
 def _fake(x, dt, A, B, C, D, z, dt_bias, seq_idx, state, chunk_size, softplus, low, high, keep):
@@ -96,7 +96,7 @@ def _backward_function(
     operands = (x, dt, A, B, C, D, z, dt_bias, seq_idx, y, states)
     with torch.autocast(x.device.type, enabled=False):
         gradients = _backend(A).backward(dout, dlast, *operands, chunk_size, softplus, low, high)
-    return tuple(absent(A) if v is None else v for v in gradients)
+    return all_there(gradients, A)
 
 
 def _backward_fake(dout, dlast, x, dt, A, B, C, D, z, dt_bias, seq_idx, y, states, chunk_size, softplus, low, high):
@@ -117,13 +117,11 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, dout, dlast, *_):
-    x, dt, A, *others = ctx.saved_tensors
-    if dout is None:
-        dout = x.new_zeros(()).expand(x.shape)
-    *gradients, dstate = _backward_op(dout, dlast, x, dt, A, *others, *ctx.options)
-    present = (v is not None for v in (x, dt, A, *others))
-    gradients = [g if there else None for g, there in zip(gradients, present, strict=False)]
-    return *gradients, None, dstate if ctx.has_state else None, None, None, None, None, None
+    saved = ctx.saved_tensors  # once: checkpointing makes them again each time
+    dout = saved[0].new_zeros(()).expand(saved[0].shape) if dout is None else dout
+    *gradients, dstate = _backward_op(dout, dlast, *saved, *ctx.options)
+    dstate = dstate if ctx.has_state else None
+    return *where_given(gradients, saved), None, dstate, None, None, None, None, None
 
 
 ssd_scan_op = differentiable_op("ssd_scan", _forward, _fake, _setup_context, _backward)
