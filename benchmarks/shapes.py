@@ -85,6 +85,9 @@ SCANS = {
         ScanShape("b", "Vim-S layer", 4, 197, 768, 16, "bidirectional", (1, 197), own_inputs=True),
         ScanShape("c1", "VMamba first stage", 2, 3136, 192, 1, "cross_scan", (56, 56), gate=False),
         ScanShape("c2", "VMamba third stage", 2, 196, 768, 1, "cross_scan", (14, 14), gate=False),
+        ScanShape("n8", "few states", 1, 197, 768, 8),
+        ScanShape("n64", "many states", 1, 197, 768, 64),
+        ScanShape("n128", "very many states", 1, 197, 768, 128),
     )
 }
 QUICK_SCANS = {
