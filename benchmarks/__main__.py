@@ -55,7 +55,9 @@ Out = Annotated[
 
 @app.command()
 def scan(
-    shape_names: Annotated[str, typer.Option("--shapes", help="Some of a, b, c1, c2 (benchmarks/shapes.py).")] = "",
+    shape_names: Annotated[
+        str, typer.Option("--shapes", help="Some of a, b, c1, c2, n8, n64, n128 (benchmarks/shapes.py).")
+    ] = "",
     modes: Annotated[str, typer.Option(help="forward, training or both.")] = "forward,training",
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Also transformers' associative scan; compiles for minutes.")
