@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import chain
 
-from vlmamba.scans import raster, snakes, windows
+from vlmamba.scans import diagonals, hilbert, raster, snakes, spirals, tokens, video, windows
 from vlmamba.scans.base import KINDS, Scan, combined
+from vlmamba.scans.tokens import registers
 from vlmamba.scans.windows import atrous, local_windows
 
-__all__ = ["KINDS", "Scan", "atrous", "get_scan", "list_scans", "local_windows", "register_scan"]
+__all__ = ["KINDS", "Scan", "atrous", "get_scan", "list_scans", "local_windows", "register_scan", "registers"]
 
 _REGISTRY: dict[str, Scan] = {}
 _made: dict[str | tuple[str | Scan, ...], Scan] = {}
@@ -84,10 +85,14 @@ def _named(name: str) -> Scan:
         )
     if match := re.fullmatch(r"atrous_step([1-9]\d{0,3})", name):
         return atrous(int(match[1]))
+    if match := re.fullmatch(r"registers_([1-9]\d{0,3})", name):
+        return registers(int(match[1]))
     near = get_close_matches(name, _REGISTRY, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(f"get_scan: unknown scan {name!r}{hint}; expected one of {', '.join(list_scans())}")
 
 
-for _scan in chain(raster.SCANS, snakes.SCANS, windows.SCANS):
+for _scan in chain.from_iterable(
+    theme.SCANS for theme in (raster, snakes, diagonals, spirals, hilbert, windows, tokens, video)
+):
     register_scan(_scan)

@@ -26,6 +26,16 @@ def there_and_back(*orders: np.ndarray) -> np.ndarray:
     return np.stack([way for order in orders for way in (order, np.flip(order, 0))])
 
 
+def mirrored(order: np.ndarray, width: int) -> np.ndarray:
+    """The same order on the grid mirrored left to right."""
+    return order - order % width + (width - 1 - order % width)
+
+
+def upside_down(order: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The same order on the grid mirrored top to bottom."""
+    return (height - 1 - order // width) * width + order % width
+
+
 def _turns(height: int, width: int) -> np.ndarray:
     """Row by row over the grid as it is, and turned by 90, 180 and 270 degrees."""
     grid = rows(height, width).reshape(height, width)

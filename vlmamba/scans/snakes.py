@@ -43,6 +43,18 @@ def _directions(height: int, width: int) -> np.ndarray:
 
 SCANS = (
     Scan(
+        "row_snake",
+        1,
+        "row by row, every second row backwards (the survey's zigzag; ZigMa's first)",
+        constant(lambda h, w: snake(_grid(h, w))[None]),
+    ),
+    Scan(
+        "column_snake",
+        1,
+        "column by column, every second column backwards (ZigMa's second)",
+        constant(lambda h, w: snake(_grid(h, w).T)[None]),
+    ),
+    Scan(
         "zigma8",
         8,
         "row snake and column snake from each corner, one after another in the layers (ZigMa)",
