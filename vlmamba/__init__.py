@@ -7,6 +7,7 @@ Importing the package registers its models with transformers' Auto classes, so t
 
 from importlib import import_module
 
+from vlmamba.models import ENCODER_CLASSES, ENCODERS
 from vlmamba.version import __version__
 
 _PUBLIC = {
@@ -15,7 +16,6 @@ _PUBLIC = {
     "vlmamba.layers.quantize": ["quantize"],
     "vlmamba.models.mamba": ["MambaForCausalLM"],
     "vlmamba.models.mamba2": ["Mamba2ForCausalLM"],
-    "vlmamba.models.vim": ["VimConfig", "VimForImageClassification", "VimModel"],
     "vlmamba.models.vlmamba": [
         "VLMambaConfig",
         "VLMambaForConditionalGeneration",
@@ -24,9 +24,10 @@ _PUBLIC = {
         "VLMambaProcessor",
         "VLMambaProjectorConfig",
     ],
-    "vlmamba.models.vmamba": ["VMambaBackbone", "VMambaConfig", "VMambaForImageClassification", "VMambaModel"],
     "vlmamba.scans": ["Scan", "get_scan", "list_scans", "register_scan"],
 }
+for _family, _prefix in ENCODERS.items():
+    _PUBLIC[f"vlmamba.models.{_family}"] = [f"{_prefix}{name}" for name in ENCODER_CLASSES]
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = ["__version__", "ops", *_MODULE_OF]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the models known to transformers' Auto classes."""
 
+from importlib import import_module
+
 from transformers import (
     AutoBackbone,
     AutoConfig,
@@ -12,7 +14,7 @@ from transformers import (
     AutoProcessor,
 )
 
-from vlmamba.models.vim import VimConfig, VimForImageClassification, VimModel
+from vlmamba.models import ENCODER_CLASSES, ENCODERS
 from vlmamba.models.vlmamba import (
     VLMambaConfig,
     VLMambaForConditionalGeneration,
@@ -21,26 +23,32 @@ from vlmamba.models.vlmamba import (
     VLMambaProcessor,
     VLMambaProjectorConfig,
 )
-from vlmamba.models.vmamba import VMambaBackbone, VMambaConfig, VMambaForImageClassification, VMambaModel
 
 
 def register() -> None:
     """Register every config, model and processor; doing it twice does no harm."""
-    for config in (VimConfig, VMambaConfig, VLMambaConfig, VLMambaProjectorConfig):
+    for family, prefix in ENCODERS.items():
+        module = import_module(f"vlmamba.models.{family}")
+        _register_encoder(*(getattr(module, f"{prefix}{name}") for name in ENCODER_CLASSES))
+    for config in (VLMambaConfig, VLMambaProjectorConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
-    for auto, config, model in (
-        (AutoModel, VimConfig, VimModel),
-        (AutoModelForImageClassification, VimConfig, VimForImageClassification),
-        (AutoModel, VMambaConfig, VMambaModel),
-        (AutoModelForImageClassification, VMambaConfig, VMambaForImageClassification),
-        (AutoBackbone, VMambaConfig, VMambaBackbone),
-        (AutoModel, VLMambaConfig, VLMambaModel),
-        (AutoModelForImageTextToText, VLMambaConfig, VLMambaForConditionalGeneration),
-        (AutoModelForMultimodalLM, VLMambaConfig, VLMambaForConditionalGeneration),
+    for auto, model in (
+        (AutoModel, VLMambaModel),
+        (AutoModelForImageTextToText, VLMambaForConditionalGeneration),
+        (AutoModelForMultimodalLM, VLMambaForConditionalGeneration),
     ):
-        auto.register(config, model, exist_ok=True)
-    for config in (VimConfig, VMambaConfig, VLMambaConfig):
-        AutoImageProcessor.register(
-            config, image_processor_classes={"torchvision": VLMambaImageProcessor}, exist_ok=True
-        )
+        auto.register(VLMambaConfig, model, exist_ok=True)
+    _register_image_processor(VLMambaConfig)
     AutoProcessor.register(VLMambaConfig, VLMambaProcessor, exist_ok=True)
+
+
+def _register_encoder(backbone: type, config: type, classifier: type, model: type) -> None:
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(config, model, exist_ok=True)
+    AutoModelForImageClassification.register(config, classifier, exist_ok=True)
+    AutoBackbone.register(config, backbone, exist_ok=True)
+    _register_image_processor(config)
+
+
+def _register_image_processor(config: type) -> None:
+    AutoImageProcessor.register(config, image_processor_classes={"torchvision": VLMambaImageProcessor}, exist_ok=True)

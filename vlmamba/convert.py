@@ -7,12 +7,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-_CONVERTERS = {
-    "mamba": "vlmamba.models.mamba.convert_mamba",
-    "mamba2": "vlmamba.models.mamba2.convert_mamba2",
-    "vim": "vlmamba.models.vim.convert_vim",
-    "vmamba": "vlmamba.models.vmamba.convert_vmamba",
-}
+from vlmamba.models import ENCODERS
+
+_CONVERTERS = {family: f"vlmamba.models.{family}.convert_{family}" for family in ("mamba", "mamba2", *ENCODERS)}
 
 
 def list_families() -> list[str]:

@@ -24,18 +24,18 @@ def mixer(**options) -> SS2D:
 
 def one_direction(made: SS2D, k: int, x: torch.Tensor) -> torch.Tensor:
     """The scan of direction k over sequences `[B, T, D]` in their order, every projection of what is read."""
-    rank, size, _ = made.splits
-    weight = made.x_proj.weight.unflatten(0, (-1, rank + 2 * size))[k]
-    dt, B, C = (x @ weight.T).split(made.splits, dim=-1)
-    dt = dt @ made.dt_projs[k].weight.T + made.dt_projs[k].bias
+    rank, size, _ = made.scans.splits
+    weight = made.scans.x_proj.weight.unflatten(0, (-1, rank + 2 * size))[k]
+    dt, B, C = (x @ weight.T).split(made.scans.splits, dim=-1)
+    dt = dt @ made.scans.dt_projs[k].weight.T + made.scans.dt_projs[k].bias
     with use_backend("reference"):
-        return selective_scan(x, dt, -made.A_log[k].exp(), B, C, made.D[k])
+        return selective_scan(x, dt, -made.scans.A_log[k].exp(), B, C, made.scans.D[k])
 
 
 def plainly(made: SS2D, x: torch.Tensor) -> torch.Tensor:
     """What `SS2D.scan` is to give for a map, by sequences that are cut out and put back."""
     if not made.cascade:
-        orders = get_scan(made.scan).paths(HEIGHT, WIDTH).long()
+        orders = get_scan(made.scans.scan).paths(HEIGHT, WIDTH).long()
         rows, total = x.flatten(1, 2), torch.zeros_like(x.flatten(1, 2))
         for k, order in enumerate(orders):
             total = total.index_add(1, order, one_direction(made, k, rows[:, order]))
@@ -96,15 +96,15 @@ def test_softmax_is_over_the_positions():
 def test_initialisations_are_the_published_ones(initialization):
     made = SS2D(64, state_size=3)
     made.reset_parameters(initialization)
-    dt = torch.stack([F.softplus(project.bias) for project in made.dt_projs])
+    dt = torch.stack([F.softplus(project.bias) for project in made.scans.dt_projs])
     if initialization == "mamba":
-        assert torch.equal(made.A_log.exp().round(), torch.tensor([1.0, 2.0, 3.0]).expand_as(made.A_log))
+        assert torch.equal(made.scans.A_log.exp().round(), torch.tensor([1.0, 2.0, 3.0]).expand_as(made.scans.A_log))
         assert dt.min() > 0.99e-3 and dt.max() < 0.101
     else:
-        assert made.A_log.any() == (initialization == "normal")
-        weights = torch.cat([project.weight.flatten() for project in made.dt_projs])
+        assert made.scans.A_log.any() == (initialization == "normal")
+        weights = torch.cat([project.weight.flatten() for project in made.scans.dt_projs])
         assert (weights.min() < 0) == (initialization == "normal") and weights.abs().max() < 1
-    assert torch.equal(made.D, torch.ones(4, 128))
+    assert torch.equal(made.scans.D, torch.ones(4, 128))
 
 
 def test_lora_acts_on_every_projection():
@@ -112,7 +112,7 @@ def test_lora_acts_on_every_projection():
     x = torch.randn(1, HEIGHT, WIDTH, 8, dtype=torch.float64)
     before = made(x)
     names = [name for name, module in made.named_modules() if isinstance(module, nn.Linear)]
-    assert names == ["in_proj", "x_proj", *(f"dt_projs.{k}" for k in range(4)), "out_proj"]
+    assert names == ["in_proj", "scans.x_proj", *(f"scans.dt_projs.{k}" for k in range(4)), "out_proj"]
     inject_adapter_in_model(LoraConfig(r=2, target_modules=names, init_lora_weights=False), made)
     out = made.double()(x)
     assert not torch.allclose(out, before)
@@ -122,5 +122,5 @@ def test_lora_acts_on_every_projection():
 
 
 def test_a_cascade_of_another_scan_is_named():
-    with pytest.raises(ValueError, match="scan is 'bidirectional', expected 'cross_scan' with cascade"):
+    with pytest.raises(ValueError, match="scan is 'bidirectional' and merge 'sum', expected 'cross_scan'"):
         SS2D(8, "bidirectional", cascade=True)

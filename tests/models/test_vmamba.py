@@ -133,7 +133,7 @@ def test_directions_of_the_cascade_keep_their_parameters():
     config = config_from_official(arguments)
     skips = torch.arange(4.0).repeat_interleave(16)
     ours = rename({"layers.0.blocks.0.op.Ds": skips}, config, "image-classification")
-    assert ours["vmamba.encoder.stages.0.blocks.0.mixer.D"][:, 0].tolist() == [0, 2, 1, 3]
+    assert ours["vmamba.encoder.stages.0.blocks.0.mixer.scans.D"][:, 0].tolist() == [0, 2, 1, 3]
 
 
 def test_foreign_keys_tasks_and_options_are_errors():

@@ -39,7 +39,7 @@ class VisionSelectiveScan(nn.Module):
             conv_kernel=conv_kernel,
             expand=expand,
             shared="all" if shared else "none",
-            average=average,
+            merge="mean" if average else "sum",
         )
 
     def forward(self, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

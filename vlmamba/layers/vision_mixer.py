@@ -4,12 +4,18 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.integrations.accelerate import force_accelerate_hooks
 
+from vlmamba.layers.map_scan import reset_time_steps
+from vlmamba.layers.merging import make_merge, reset_merge
 from vlmamba.ops import causal_conv1d, selective_scan
 from vlmamba.ops.numerics import widened
+
+# a time step so far below zero that its softplus is 0: the state passes the row by
+_NO_STEP = -1e4
 
 
 class ScanDirection(nn.Module):
@@ -51,11 +57,7 @@ class ScanDirection(nn.Module):
         states = torch.arange(1, size + 1, dtype=torch.float32, device=self.A_log.device)
         init.copy_(self.A_log, torch.log(states).expand(channels, size))
         init.ones_(self.D)
-        bound = self.splits[0] ** -0.5
-        init.uniform_(self.dt_proj.weight, -bound, bound)
-        low, high = math.log(1e-3), math.log(1e-1)
-        dt = torch.exp(torch.rand(channels, device=self.D.device) * (high - low) + low)
-        init.copy_(self.dt_proj.bias, dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        reset_time_steps(self.dt_proj)
 
 
 class VisionMixer(nn.Module):
@@ -73,7 +75,7 @@ class VisionMixer(nn.Module):
         time_step_rank: rank of the time step projection; ceil(hidden_size / 16) when None.
         shared: "none" gives every order its own parameters, "all" shares one set, "inputs" shares all but A and
             convolves along the first order only (Vim's bimamba v1).
-        average: divide the sum of the orders by K.
+        merge: how the orders become one, of `vlmamba.layers.merging.MERGES`.
         layer_scale: initial value of a learned scale per output channel; none when None.
     """
 
@@ -86,7 +88,7 @@ class VisionMixer(nn.Module):
         expand: int = 2,
         time_step_rank: int | None = None,
         shared: str = "none",
-        average: bool = False,
+        merge: str = "sum",
         layer_scale: float | None = None,
     ):
         super().__init__()
@@ -94,29 +96,44 @@ class VisionMixer(nn.Module):
             raise ValueError(f"VisionMixer: shared is {shared!r}, expected 'none', 'all' or 'inputs'")
         channels = expand * hidden_size
         rank = math.ceil(hidden_size / 16) if time_step_rank is None else time_step_rank
-        self.num_paths, self.shared, self.average = num_paths, shared, average
+        self.num_paths, self.shared, self.average = num_paths, shared, merge == "mean"
         self.in_proj = nn.Linear(hidden_size, 2 * channels, bias=False)
         self.directions = nn.ModuleList(
             ScanDirection(channels, state_size, conv_kernel, rank) for _ in range(num_paths if shared == "none" else 1)
         )
         if shared == "inputs":
             self.other_A_log = nn.Parameter(torch.empty(num_paths - 1, channels, state_size))
+        self.merge = make_merge(merge, channels, num_paths)
         self.out_proj = nn.Linear(channels, hidden_size, bias=False)
         self.layer_scale_value = layer_scale
         if layer_scale is not None:
             self.layer_scale = nn.Parameter(torch.empty(hidden_size))
 
-    def forward(self, hidden_states: torch.Tensor, paths: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        paths: torch.Tensor,
+        num_padding: int = 0,
+        token_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Mix tokens.
 
         Args:
             hidden_states: `[B, L, hidden_size]`, in rows.
             paths: int `[K, T]`, the scan orders.
+            num_padding: rows of zeros that follow the L in `paths`: steps that are convolved and scanned, but given up.
+            token_mask: bool `[B, L]`; where it is False, the scans pass the row by (its time step is 0) and the
+                convolutions read 0 for it.
 
         Returns:
-            `[B, L, hidden_size]`, in rows.
+            `[B, L, hidden_size]`, in rows; what masked rows hold means nothing.
         """
-        x, z = self.in_proj(hidden_states).chunk(2, dim=-1)
+        length = hidden_states.shape[1]
+        projected = self.in_proj(hidden_states)
+        x, z = (F.pad(projected, (0, 0, 0, num_padding)) if num_padding else projected).chunk(2, dim=-1)
+        if token_mask is not None:
+            token_mask = F.pad(token_mask, (0, num_padding), value=True).unsqueeze(-1)
+            x = x * token_mask
         own = [direction() for direction in self.directions]
         each = own * (self.num_paths // len(own))  # shared parameters serve every direction
         A_log, skip, weight, bias = (torch.stack(parts) for parts in zip(*each, strict=True))
@@ -126,9 +143,16 @@ class VisionMixer(nn.Module):
             dt, B, C = self.directions[0].project(x)
         else:
             x = causal_conv1d(x, weight, bias, activation="silu", paths=paths)
-            projected = [self.directions[k % len(own)].project(x[:, k]) for k in range(self.num_paths)]
-            dt, B, C = (torch.stack(parts, dim=1) for parts in zip(*projected, strict=True))
-        y = selective_scan(x, dt, -torch.exp(A_log), B, C, skip, z, paths=paths)
+            inputs = [self.directions[k % len(own)].project(x[:, k]) for k in range(self.num_paths)]
+            dt, B, C = (torch.stack(parts, dim=1) for parts in zip(*inputs, strict=True))
+        if token_mask is not None:
+            dt = dt.masked_fill(~(token_mask if dt.dim() == 3 else token_mask.unsqueeze(1)), _NO_STEP)
+        A = -torch.exp(A_log)
+        if self.merge is None:
+            y = selective_scan(x, dt, A, B, C, skip, z, paths=paths)[:, :length]
+        else:
+            y = selective_scan(x, dt, A, B, C, skip, paths=paths, merge=False)
+            y = self.merge((y * F.silu(z).unsqueeze(1))[:, :, :length])
         out = self.out_proj(y / self.num_paths if self.average else y)
         return out if self.layer_scale_value is None else out * self.layer_scale
 
@@ -140,6 +164,7 @@ class VisionMixer(nn.Module):
         init.copy_(self.out_proj.weight, self.out_proj.weight / math.sqrt(depth))
         for direction in self.directions:
             direction.reset_parameters()
+        reset_merge(self.merge)
         if self.shared == "inputs":
             init.copy_(self.other_A_log, self.directions[0].A_log.expand_as(self.other_A_log))
         if self.layer_scale_value is not None:

@@ -2,6 +2,6 @@
 """Vim: Vision Mamba (arXiv:2401.09417)."""
 
 from vlmamba.models.vim.configuration_vim import VimConfig
-from vlmamba.models.vim.modeling_vim import VimForImageClassification, VimModel, VimPreTrainedModel
+from vlmamba.models.vim.modeling_vim import VimBackbone, VimForImageClassification, VimModel, VimPreTrainedModel
 
-__all__ = ["VimConfig", "VimForImageClassification", "VimModel", "VimPreTrainedModel"]
+__all__ = ["VimBackbone", "VimConfig", "VimForImageClassification", "VimModel", "VimPreTrainedModel"]

@@ -4,11 +4,10 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
-from transformers.backbone_utils import BackboneConfigMixin
 
-from vlmamba.scans import get_scan
+from vlmamba.layers.merging import MERGES
+from vlmamba.models.vision_config import MapEncoderConfig, check_scan
 
 _FIRST = {
     "state_size": 16,
@@ -36,21 +35,19 @@ PRESETS = {
 
 
 @strict
-class VMambaConfig(BackboneConfigMixin, PreTrainedConfig):
+class VMambaConfig(MapEncoderConfig):
     r"""Sizes and choices of a VMamba encoder; the defaults are VMamba-T, `PRESETS` has the other published ones.
 
     Args:
-        hidden_sizes: width of each stage.
-        depths: number of blocks of each stage.
-        image_size: side of the input images, or (height, width): the size of the position embeddings, if there are any.
-        patch_size: step between the positions of the first stage, in pixels.
-        num_channels: image channels.
+        hidden_sizes, depths, image_size, ...: as of every encoder in stages, see `MapEncoderConfig`.
         state_size: N of the selective scans.
         conv_kernel: side of the mixers' depthwise convolution, odd; 1 for none.
         conv_bias: whether that convolution has a bias.
         expand: inner width over the stage's width.
         time_step_rank: rank of the time step projections, "auto" for ceil(width / 16).
-        scan: name of the scan over the map: "cross_scan" or any registered one; its directions have own parameters.
+        scan: name of the scan over the map, or of several that are combined; their directions have own parameters.
+        merge: how the directions become one, of `vlmamba.layers.merging.MERGES`.
+        headwise: `scan` names one scan for every head, a share of the channels (GroupMamba, MHS-VM).
         cascade: scan rows, each by itself, and then columns of the result; only with "cross_scan".
         hidden_act: activation of the mixers' convolution and gate.
         gate: what multiplies the mixers' result: an "activated" or "linear" projection of their input, or "none".
@@ -60,35 +57,27 @@ class VMambaConfig(BackboneConfigMixin, PreTrainedConfig):
         mlp_act: their activation.
         mlp_gated: MLP(x) = fc2(a * act(b)) with a, b of one projection.
         norm_type: "layer_norm" or "batch_norm".
-        layer_norm_epsilon: epsilon of the norms.
         patch_embedding: "single" convolution of disjoint patches, or "double": two overlapping ones, each halving.
         patch_norm: norms in the patch embedding.
         downsample: between stages: "merge" (2 x 2 patch merging), or a convolution of step 2, "conv2" or "conv3".
         use_position_embeddings: add learned position embeddings.
         dropout, mlp_dropout: of the mixers' and MLPs' outputs.
-        drop_path_rate: stochastic depth of the last block; earlier ones rise linearly from 0.
-        initializer_range: standard deviation of the truncated normal for linear layers and position embeddings.
         initialization: of time steps and state matrices: "mamba", "normal" or "uniform".
-        out_features, out_indices: stages that a backbone gives, of "stem", "stage1", ...; the last by default.
 
     Example:
         >>> model = VMambaForImageClassification(VMambaConfig(num_labels=1000))  # VMamba-T
     """
 
     model_type = "vmamba"
-    base_config_key = "vision_config"
 
-    hidden_sizes: list[int] | tuple[int, ...] = _SMALL
-    depths: list[int] | tuple[int, ...] = (2, 2, 8, 2)
-    image_size: int | list[int] | tuple[int, int] = 224
-    patch_size: int = 4
-    num_channels: int = 3
     state_size: int = 1
     conv_kernel: int = 3
     conv_bias: bool = False
     expand: float | int = 1.0
     time_step_rank: str | int = "auto"
-    scan: str = "cross_scan"
+    scan: str | list[str] | tuple[str, ...] = "cross_scan"
+    merge: str = "sum"
+    headwise: bool = False
     cascade: bool = False
     hidden_act: str = "silu"
     gate: Literal["activated", "linear", "none"] = "none"
@@ -98,39 +87,19 @@ class VMambaConfig(BackboneConfigMixin, PreTrainedConfig):
     mlp_act: str = "gelu"
     mlp_gated: bool = False
     norm_type: Literal["layer_norm", "batch_norm"] = "layer_norm"
-    layer_norm_epsilon: float = 1e-5
     patch_embedding: Literal["single", "double"] = "double"
     patch_norm: bool = True
     downsample: Literal["merge", "conv2", "conv3"] = "conv3"
     use_position_embeddings: bool = False
     dropout: float | int = 0.0
     mlp_dropout: float | int = 0.0
-    drop_path_rate: float | int = 0.0
-    initializer_range: float = 0.02
     initialization: Literal["mamba", "normal", "uniform"] = "mamba"
-    _out_features: list[str] | None = None
-    _out_indices: list[int] | None = None
-
-    def __post_init__(self, **kwargs):
-        self.stage_names = ["stem", *(f"stage{i + 1}" for i in range(len(self.depths)))]
-        self.set_output_features_output_indices(
-            out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
-        )
-        super().__post_init__(**kwargs)
 
     def validate_sizes(self):
         """Part of the validation of strict configs: sizes are positive and names are known."""
-        sizes = ("patch_size", "num_channels", "state_size", "conv_kernel")
-        values = {name: getattr(self, name) for name in sizes}
-        values |= {f"hidden_sizes[{i}]": v for i, v in enumerate(self.hidden_sizes)}
-        values |= {f"depths[{i}]": v for i, v in enumerate(self.depths)}
+        self.require_positive("state_size", "conv_kernel")
         if self.time_step_rank != "auto":
-            values["time_step_rank"] = self.time_step_rank
-        for name, value in values.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}, expected a positive integer")
-        if not self.depths or len(self.depths) != len(self.hidden_sizes):
-            raise ValueError(f"depths has {len(self.depths)} stages, expected {len(self.hidden_sizes)} as hidden_sizes")
+            self.require_positive("time_step_rank")
         if self.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel is {self.conv_kernel}, expected an odd side")
         if self.patch_embedding == "double" and (self.patch_size % 2 or self.hidden_sizes[0] % 2):
@@ -140,16 +109,13 @@ class VMambaConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in ("hidden_act", "mlp_act"):
             if getattr(self, name) not in ACT2FN:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected an activation of transformers")
-        get_scan(self.scan)
-        if self.cascade and self.scan != "cross_scan":
-            raise ValueError(f"scan is {self.scan!r}, expected 'cross_scan' with cascade")
-        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
-            raise ValueError(f"image_size is {self.image_size!r}, expected a side or (height, width)")
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the last stage: of the tokens that the encoder gives."""
-        return self.hidden_sizes[-1]
+        check_scan(self.scan)
+        if self.merge not in MERGES:
+            raise ValueError(f"merge is {self.merge!r}, expected one of {', '.join(MERGES)}")
+        if self.cascade and (self.scan != "cross_scan" or self.merge != "sum" or self.headwise):
+            raise ValueError(f"scan is {self.scan!r}, expected 'cross_scan', summed, with cascade")
+        if self.headwise and isinstance(self.scan, str):
+            raise ValueError(f"scan is {self.scan!r}, expected a list with one scan for every head with headwise")
 
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the first stage's map of a height x width image."""
@@ -166,9 +132,3 @@ class VMambaConfig(BackboneConfigMixin, PreTrainedConfig):
         for _ in self.depths[1:]:
             sides = tuple(side // 2 if self.downsample == "conv2" else (side + 1) // 2 for side in sides)
         return sides
-
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        """Rows and columns of the first stage's map of an image of `image_size`."""
-        size = self.image_size
-        return self.patch_grid(*((size, size) if isinstance(size, int) else size))

@@ -30,7 +30,10 @@ KEYS = [
     (r"^patch_embed\.7\.", r"{encoder}.embeddings.convolutions.1.norm."),
     (r"^pos_embed$", r"{encoder}.embeddings.position_embeddings"),
     (_BLOCK + r"op\.(in_proj|conv2d|out_proj)\.", r"{encoder}.stages.\1.blocks.\2.mixer.\3."),
-    (_BLOCK + r"op\.(x_proj_weight|dt_projs_(?:weight|bias)|A_logs|Ds)$", r"{encoder}.stages.\1.blocks.\2.mixer.\3"),
+    (
+        _BLOCK + r"op\.(x_proj_weight|dt_projs_(?:weight|bias)|A_logs|Ds)$",
+        r"{encoder}.stages.\1.blocks.\2.mixer.scans.\3",
+    ),
     (_BLOCK + r"norm\.", r"{encoder}.stages.\1.blocks.\2.norm."),
     (_BLOCK + r"norm2\.", r"{encoder}.stages.\1.blocks.\2.mlp_norm."),
     (_BLOCK + r"mlp\.", r"{encoder}.stages.\1.blocks.\2.mlp."),

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of encoders in stages. Maps are channel-last, `[B, h, w, D]`."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import StochasticDepth
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+class MapBatchNorm(nn.BatchNorm2d):
+    """Batch norm of a channel-last map."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class NormedConvolution(nn.Module):
+    """A strided convolution of a channel-last map, and a norm."""
+
+    def __init__(self, inputs: int, outputs: int, side: int, step: int, padding: int, norm: nn.Module):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, side, step, padding)
+        self.norm = norm
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(convolved(self.conv, x))
+
+
+class PatchMerging(nn.Module):
+    """Every 2 x 2 positions to one of `outputs` channels; odd sides get a row or column of zeros.
+
+    Args:
+        norm: of `4 * inputs` channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: nn.Module):
+        super().__init__()
+        self.norm = norm
+        self.reduction = nn.Linear(4 * inputs, outputs, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[1:3]
+        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        parts = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(parts, dim=-1)))
+
+
+class MLP(nn.Module):
+    """fc2(act(fc1(x))), or gated: fc2(a * act(b)) with a, b of one projection."""
+
+    def __init__(self, channels: int, ratio: float, act: str = "gelu", gated: bool = False, dropout: float = 0.0):
+        super().__init__()
+        inner = int(channels * ratio)
+        self.gated = gated
+        self.fc1 = nn.Linear(channels, 2 * inner if gated else inner)
+        self.act = ACT2FN[act]
+        self.fc2 = nn.Linear(inner, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.fc1(x)
+        if self.gated:
+            x, gate = x.chunk(2, dim=-1)
+            return self.dropout(self.fc2(self.dropout(x * self.act(gate))))
+        return self.dropout(self.fc2(self.dropout(self.act(x))))
+
+
+class MapBlock(GradientCheckpointingLayer):
+    """x + drop_path(mixer(norm(x))), and the same with an MLP where there is one.
+
+    Args:
+        norm, mixer: of maps.
+        mlp_norm, mlp: the second half, or None.
+        drop_path: rate of stochastic depth.
+    """
+
+    def __init__(
+        self,
+        norm: nn.Module,
+        mixer: nn.Module,
+        mlp_norm: nn.Module | None = None,
+        mlp: nn.Module | None = None,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        self.norm, self.mixer, self.mlp_norm, self.mlp = norm, mixer, mlp_norm, mlp
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = hidden_states + self.drop_path(self.mixer(self.norm(hidden_states)))
+        if self.mlp is None:
+            return hidden_states
+        return hidden_states + self.drop_path(self.mlp(self.mlp_norm(hidden_states)))
+
+
+class Stage(nn.Module):
+    """Blocks of one width, after a step that halves the map where there is one."""
+
+    def __init__(self, downsample: nn.Module | None, blocks: list[nn.Module]):
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.downsample is not None:
+            x = self.downsample(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class MapEncoder(nn.Module):
+    """Images to the maps of the stem and of every stage.
+
+    Args:
+        embeddings: `[B, C, H, W]` -> the stem's map.
+        stages: map -> map.
+    """
+
+    def __init__(self, embeddings: nn.Module, stages: list[nn.Module]):
+        super().__init__()
+        self.embeddings = embeddings
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        maps = [self.embeddings(pixel_values)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps
+
+
+class PatchStem(nn.Module):
+    """Images to the first map: one convolution of disjoint patches, or several that overlap, each with a norm.
+
+    Args:
+        sizes: of each convolution: input channels, output channels, side, step, padding.
+        norms: of each convolution's output.
+    """
+
+    def __init__(self, sizes: list[tuple[int, int, int, int, int]], norms: list[nn.Module]):
+        super().__init__()
+        self.convolutions = nn.ModuleList(NormedConvolution(*s, norm) for s, norm in zip(sizes, norms, strict=True))
+        self.act = nn.GELU()
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`[B, C, H, W]` -> `[B, h, w, D]`."""
+        x = pixel_values.to(self.convolutions[0].conv.weight.dtype).permute(0, 2, 3, 1)
+        for i, convolution in enumerate(self.convolutions):
+            x = convolution(self.act(x) if i else x)
+        return x
+
+
+def depthwise(channels: int, side: int, bias: bool, stride: int = 1) -> nn.Conv2d:
+    """A convolution of each channel by itself that keeps the map's size, or divides it by `stride`, rounding up."""
+    return nn.Conv2d(channels, channels, side, stride, side // 2, groups=channels, bias=bias)
+
+
+def convolved(conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A convolution of a channel-last map; permuting is free, as PyTorch convolves that layout too."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def reset_convolution(conv: nn.Conv2d) -> None:
+    """PyTorch's initialisation of a convolution."""
+    init.kaiming_uniform_(conv.weight, a=math.sqrt(5))
+    if conv.bias is not None:
+        bound = (conv.weight[0].numel()) ** -0.5
+        init.uniform_(conv.bias, -bound, bound)
