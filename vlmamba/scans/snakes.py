@@ -32,13 +32,16 @@ def _from_every_corner(height: int, width: int) -> np.ndarray:
     return np.stack([snake(turned) for corner in corners for turned in (corner, corner.T)])
 
 
-def _directions(height: int, width: int) -> np.ndarray:
-    """How each step of `_row_and_column_snakes` came to where it is."""
-    orders = _row_and_column_snakes(height, width)
+def moves(orders: np.ndarray, width: int) -> np.ndarray:
+    """How each step of orders `[K, L]` of a grid of this width came to where it is; sideways, if it did that at all."""
     down = np.diff(orders // width, axis=1)
     right = np.diff(orders % width, axis=1)
     labels = np.select([right > 0, right < 0, down < 0], [RIGHT, LEFT, UP], DOWN)
     return np.pad(labels, ((0, 0), (1, 0)), constant_values=START)
+
+
+def _directions(height: int, width: int) -> np.ndarray:
+    return moves(_row_and_column_snakes(height, width), width)
 
 
 SCANS = (
