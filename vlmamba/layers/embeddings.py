@@ -23,6 +23,8 @@ class TokenEmbeddings(nn.Module):
         grid: rows and columns for which there are position embeddings.
         num_extra: E, number of extra tokens.
         positions: whether there are position embeddings, one for every token of the sequence.
+        dropout: of the tokens, at the end.
+        interpolation: how position embeddings are resized, "bicubic" or "bilinear".
     """
 
     def __init__(
@@ -34,14 +36,17 @@ class TokenEmbeddings(nn.Module):
         grid: Grid,
         num_extra: int = 0,
         positions: bool = True,
+        dropout: float = 0.0,
+        interpolation: str = "bicubic",
     ):
         super().__init__()
-        self.patch_size, self.stride, self.grid = patch_size, stride, grid
+        self.patch_size, self.stride, self.grid, self.interpolation = patch_size, stride, grid, interpolation
         self.patch_embeddings = nn.Conv2d(num_channels, hidden_size, patch_size, stride=stride)
         self.class_tokens = nn.Parameter(torch.empty(1, num_extra, hidden_size)) if num_extra else None
         self.position_embeddings = None
         if positions:
             self.position_embeddings = nn.Parameter(torch.empty(1, math.prod(grid) + num_extra, hidden_size))
+        self.dropout = nn.Dropout(dropout)
 
     def extra_positions(self, num_patches: int) -> list[int]:
         """Where the extra tokens stand in the sequence, ascending."""
@@ -60,7 +65,9 @@ class TokenEmbeddings(nn.Module):
         tokens = patches.flatten(2).transpose(1, 2)
         if self.class_tokens is not None:
             tokens = self.insert(tokens, self.class_tokens.expand(len(tokens), -1, -1))
-        return (tokens if self.position_embeddings is None else tokens + self.positions(grid)), grid
+        if self.position_embeddings is not None:
+            tokens = tokens + self.positions(grid)
+        return self.dropout(tokens), grid
 
     def insert(self, patches: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
         """`[B, h * w, D]` and `[B, E, D]` -> `[B, h * w + E, D]`: every extra token at its position."""
@@ -71,13 +78,13 @@ class TokenEmbeddings(nn.Module):
         return torch.cat([*pieces, patches[:, start:]], dim=1)
 
     def positions(self, grid: Grid) -> torch.Tensor:
-        """Position embeddings `[1, L, D]`, resized by bicubic interpolation when the grid is another than trained."""
+        """Position embeddings `[1, L, D]`, resized by interpolation when the grid is another than trained."""
         table = self.position_embeddings
         if tuple(grid) == tuple(self.grid):
             return table
         at = self.extra_positions(math.prod(self.grid))
         patches = table[:, [i for i in range(table.shape[1]) if i not in at]] if at else table
-        resized = resize_map(patches.unflatten(1, self.grid), grid).flatten(1, 2)
+        resized = resize_map(patches.unflatten(1, self.grid), grid, self.interpolation).flatten(1, 2)
         return self.insert(resized, table[:, at]) if at else resized
 
     @torch.no_grad()
@@ -91,7 +98,7 @@ class TokenEmbeddings(nn.Module):
             init.zeros_(self.patch_embeddings.bias)
 
 
-def resize_map(table: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """A channel-last map `[1, h, w, D]` in another size, by bicubic interpolation in float32."""
-    resized = F.interpolate(table.permute(0, 3, 1, 2).float(), size=tuple(grid), mode="bicubic", align_corners=False)
+def resize_map(table: torch.Tensor, grid: Grid, mode: str = "bicubic") -> torch.Tensor:
+    """A channel-last map `[1, h, w, D]` in another size, by interpolation in float32."""
+    resized = F.interpolate(table.permute(0, 3, 1, 2).float(), size=tuple(grid), mode=mode, align_corners=False)
     return resized.permute(0, 2, 3, 1).to(table.dtype)
