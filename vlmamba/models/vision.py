@@ -81,7 +81,9 @@ class VisionModel:
         raise NotImplementedError
 
     def normed(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """The final norm of tokens `[B, L, D]`."""
+        """The final norm of tokens `[B, L, D]`, if there is one."""
+        if isinstance(self.norm, nn.Identity):
+            return tokens
         return self.norm(tokens.to(self.norm.weight.dtype))
 
     def pool(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -278,7 +280,7 @@ class TokenBackbone(VisionBackbone):
     def features(self, index: int, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
         if self.config.apply_layernorm:
             tokens = self.normed(tokens, grid)
-        return self.patch_tokens(tokens.to(self.norm.weight.dtype), grid).unflatten(1, grid)
+        return self.patch_tokens(tokens.to(self.get_input_embeddings().weight.dtype), grid).unflatten(1, grid)
 
     def finish(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
         return maps if self.pyramid is None else self.pyramid(maps)
