@@ -144,7 +144,7 @@ def test_foreign_keys_tasks_and_options_are_errors():
         from_official("vmamba", weights, fixture.arguments)
     with pytest.raises(ValueError, match=r"no task 'depth'; expected one of image-classification, backbone"):
         from_official("vmamba", {}, {}, task="depth")
-    with pytest.raises(ValueError, match="vim has no task 'backbone'; expected none"):
+    with pytest.raises(ValueError, match="vim has no task 'backbone'; expected one of image-classification"):
         from_official("vim", {}, {}, task="backbone")
     with pytest.raises(ValueError, match="downsample_version is 'none', expected one of v1, v2, v3"):
         from_official("vmamba", {}, {"downsample_version": "none"})

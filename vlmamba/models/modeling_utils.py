@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin, MambaModel, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, MambaModel, PreTrainedConfig, PreTrainedModel
 
 # what transformers' Mamba models call their states: `cache` since 5.24, `cache_params` before
 CACHE = "cache" if "cache" in inspect.signature(MambaModel.forward).parameters else "cache_params"
@@ -97,14 +97,18 @@ def mamba_ssm_sizes(family: str, arguments: dict[str, Any], layer: str) -> dict[
     }
 
 
-def mamba_ssm_weights(
-    model: PreTrainedModel, state_dict: dict[str, torch.Tensor], arguments: dict[str, Any]
+def mamba_ssm_names(
+    state_dict: dict[str, torch.Tensor], config: PreTrainedConfig, task: str
 ) -> dict[str, torch.Tensor]:
-    """mamba_ssm's weights under transformers' names; rows that only pad the embedding are never generated."""
+    """mamba_ssm's weights under transformers' names."""
     renamed = {key.replace("backbone.embedding.", "backbone.embeddings."): v for key, v in state_dict.items()}
-    if model.config.tie_word_embeddings and "backbone.embeddings.weight" in renamed:
+    if config.tie_word_embeddings and "backbone.embeddings.weight" in renamed:
         renamed.setdefault("lm_head.weight", renamed["backbone.embeddings.weight"])
+    return renamed
+
+
+def suppress_padding(model: PreTrainedModel, arguments: dict[str, Any]) -> None:
+    """Never generate the rows that only fill mamba_ssm's embedding up to a round size."""
     words = arguments.get("vocab_size", MAMBA_SSM_VOCABULARY)
     if words < model.config.vocab_size:
         model.generation_config.suppress_tokens = list(range(words, model.config.vocab_size))
-    return renamed

@@ -3,11 +3,13 @@
 
 from typing import Any
 
-import torch
 from transformers import MambaConfig
 
 from vlmamba.models.mamba.modeling_mamba import MambaForCausalLM
-from vlmamba.models.modeling_utils import mamba_ssm_sizes, mamba_ssm_weights
+from vlmamba.models.modeling_utils import mamba_ssm_names, mamba_ssm_sizes, suppress_padding
+
+MODELS = {"text-generation": MambaForCausalLM}
+rename = mamba_ssm_names
 
 
 def config_from_official(arguments: dict[str, Any]) -> MambaConfig:
@@ -28,7 +30,6 @@ def config_from_official(arguments: dict[str, Any]) -> MambaConfig:
     )
 
 
-def from_official(state_dict: dict[str, torch.Tensor], arguments: dict[str, Any]):
-    """An uninitialised model of the right config, and the renamed weights."""
-    model = MambaForCausalLM(config_from_official(arguments))
-    return model, mamba_ssm_weights(model, state_dict, arguments)
+def finish(model: MambaForCausalLM, arguments: dict[str, Any]) -> None:
+    """What the weights do not hold: rows that only pad the embedding are never generated."""
+    suppress_padding(model, arguments)

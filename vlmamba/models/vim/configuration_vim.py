@@ -9,10 +9,19 @@ from huggingface_hub.dataclasses import strict
 from vlmamba.models.vision_config import TokenEncoderConfig, check_scan
 from vlmamba.scans import Scan, get_scan
 
+# published model -> what it differs in from the defaults: VimConfig(**PRESETS["small"])
+PRESETS = {
+    "tiny": {"drop_path_rate": 0.1},
+    "tiny_stride8": {"patch_stride": 8, "drop_path_rate": 0.1},
+    "small": {"hidden_size": 384, "drop_path_rate": 0.1},
+    "small_stride8": {"hidden_size": 384, "patch_stride": 8, "drop_path_rate": 0.1},
+    "base": {"hidden_size": 768, "drop_path_rate": 0.1},
+}
+
 
 @strict
 class VimConfig(TokenEncoderConfig):
-    r"""Sizes and choices of a Vim encoder; the defaults are Vim-Tiny.
+    r"""Sizes and choices of a Vim encoder; the defaults are Vim-Tiny, `PRESETS` has the published ones.
 
     Args:
         patch_stride: step between patches; `patch_size` when None (the fine-tuned checkpoints overlap: 16 and 8).

@@ -9,6 +9,7 @@ import torch
 from vlmamba.models.vim.configuration_vim import VimConfig
 from vlmamba.models.vim.modeling_vim import VimForImageClassification
 
+MODELS = {"image-classification": VimForImageClassification}
 # official key -> ours; `_b` marks the backward direction
 KEYS = [
     (r"^patch_embed\.proj\.", "vim.embeddings.patch_embeddings."),
@@ -79,7 +80,7 @@ def config_from_official(arguments: dict[str, Any]) -> VimConfig:
     )
 
 
-def rename(state_dict: dict[str, torch.Tensor], config: VimConfig) -> dict[str, torch.Tensor]:
+def rename(state_dict: dict[str, torch.Tensor], config: VimConfig, task: str) -> dict[str, torch.Tensor]:
     """Official names to ours; names that match nothing are kept, so that loading reports them."""
     renamed = {}
     for key, tensor in state_dict.items():
@@ -99,9 +100,3 @@ def rename(state_dict: dict[str, torch.Tensor], config: VimConfig) -> dict[str, 
             if (other := renamed.pop(f"{mixer}.directions.1.A_log", None)) is not None:
                 renamed[f"{mixer}.other_A_log"] = other.unsqueeze(0)
     return renamed
-
-
-def from_official(state_dict: dict[str, torch.Tensor], arguments: dict[str, Any]):
-    """An uninitialised model of the right config, and the renamed weights."""
-    config = config_from_official(arguments)
-    return VimForImageClassification(config), rename(state_dict, config)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from vlmamba.models.vmamba.configuration_vmamba import VMambaConfig
 from vlmamba.models.vmamba.modeling_vmamba import VMambaBackbone, VMambaForImageClassification
 
-TASKS = ("image-classification", "backbone")
+MODELS = {"image-classification": VMambaForImageClassification, "backbone": VMambaBackbone}
 
 # names of the first release -> official names
 _FIRST_RELEASE = [
@@ -190,10 +190,3 @@ def rename(state_dict: dict[str, torch.Tensor], config: VMambaConfig, task: str)
         else:
             renamed[key] = tensor
     return renamed
-
-
-def from_official(state_dict: dict[str, torch.Tensor], arguments: dict[str, Any], task: str = TASKS[0]):
-    """An uninitialised model of the right config, and the renamed weights."""
-    config = config_from_official(arguments)
-    kind = VMambaBackbone if task == "backbone" else VMambaForImageClassification
-    return kind(config), rename(state_dict, config, task)
