@@ -3,6 +3,8 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,9 @@ class Trainer(transformers.Trainer):
     """transformers' Trainer that decays only matrices: no state matrix, skip, norm, bias or embedding."""
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        kept = ("A_log", "embed", "class_tokens", "conv1d")
-        return [n for n, p in model.named_parameters() if p.dim() > 1 and not any(part in n for part in kept)]
+        kept = ("A_log", "embed", "token", "conv1d")
+        named = [(name, p) for name, p in model.named_parameters() if p.dim() > 1 and not name.endswith(".D")]
+        return [name for name, _ in named if not any(part in name for part in kept)]
 
 
 def training_arguments(recipe: dict[str, Any]) -> transformers.TrainingArguments:
@@ -84,3 +87,14 @@ def run(trainer: Trainer, recipe: dict[str, Any]) -> None:
     trainer.save_model()
     log = "".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history)
     (folder / "log.jsonl").write_text(log)
+
+
+def one_line_errors(job: Callable[[], None], kind: type[Exception]) -> None:
+    """Call `job`; an error of `kind`, which is the caller's to mend, ends the program with its message and code 2."""
+    try:
+        job()
+    except kind as error:
+        # one that comes out of a loader process carries its traceback, the message last
+        lines = str(error).strip().splitlines()
+        print(f"Error: {lines[-1].removeprefix(f'{kind.__module__}.{kind.__name__}: ')}", file=sys.stderr)
+        raise SystemExit(2) from None

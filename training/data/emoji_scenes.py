@@ -78,11 +78,11 @@ def compose(
     """
     count = rng.choices((1, 2, 3, 4), (4, 3, 2, 1))[0]
     chosen = _choose(drawings, rng, count, twins or by_name(drawings))
-    pieces = [(drawing, _turned(drawing.image, rng)) for drawing in chosen]
+    pieces = [(drawing, turned(drawing.image, rng)) for drawing in chosen]
     placed = _layout(pieces, rng, size)
-    canvas = _visible_background(placed, rng, size)
+    canvas = visible_background(placed, rng, size)
     for item, piece in zip(placed, pieces, strict=False):
-        patch = _jittered(piece[1].resize((item.w, item.h), Image.Resampling.BILINEAR), rng)
+        patch = jittered(piece[1].resize((item.w, item.h), Image.Resampling.BILINEAR), rng)
         canvas.paste(patch, (item.x, item.y), patch)
     return Scene(canvas, placed, _absent(drawings, [item.drawing for item in placed], rng))
 
@@ -118,12 +118,14 @@ def _absent(drawings: Sequence[Drawing], present: list[Drawing], rng: Random) ->
     return ([near] if near else []) + [one for one in picked if one is not near][:3]
 
 
-def _turned(image: Image.Image, rng: Random) -> Image.Image:
-    turned = image.rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR, expand=True)
-    return turned.crop(turned.getchannel("A").getbbox())
+def turned(image: Image.Image, rng: Random) -> Image.Image:
+    """A drawing turned by up to 12 degrees and cropped to what is drawn."""
+    image = image.rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR, expand=True)
+    return image.crop(image.getchannel("A").getbbox())
 
 
-def _jittered(patch: Image.Image, rng: Random) -> Image.Image:
+def jittered(patch: Image.Image, rng: Random) -> Image.Image:
+    """A drawing of slightly other contrast and brightness."""
     gain, offset = rng.uniform(0.9, 1.1), rng.uniform(-12, 12)
     curve = 128 + gain * (np.arange(256) - 128) + offset
     return patch.point(curve.clip(0, 255).astype(int).tolist() * 3 + list(range(256)))
@@ -163,7 +165,7 @@ def _free_spot(placed: list[Placed], w: int, h: int, rng: Random, size: int) -> 
     return None
 
 
-def _visible_background(placed: list[Placed], rng: Random, size: int) -> Image.Image:
+def visible_background(placed: list[Placed], rng: Random, size: int) -> Image.Image:
     """A background that does not swallow a drawing of its own colour."""
     for _ in range(6):
         pixels = background(rng, size)
