@@ -10,15 +10,21 @@ from vlmamba.cli.ask import HELP as ASK_HELP
 from vlmamba.cli.ask import AskCommand, ask
 from vlmamba.cli.chat import HELP as CHAT_HELP
 from vlmamba.cli.chat import chat
+from vlmamba.cli.convert import HELP as CONVERT_HELP
+from vlmamba.cli.convert import convert
 from vlmamba.cli.env import env
 from vlmamba.cli.errors import OneLineErrors
+from vlmamba.cli.scans import HELP as SCANS_HELP
+from vlmamba.cli.scans import scans
 
 HELP = """Vision Mamba: ask a model about pictures, on any machine.
 
 [bold]Examples[/]
   [green]vlmamba ask photo.png "What is this?"[/]    one answer
   [green]vlmamba chat photo.png[/]                   a conversation
+  [green]vlmamba convert vim vim.pth out[/]          an official checkpoint to a model folder
   [green]vlmamba env[/]                              versions, devices and kernels
+  [green]vlmamba scans[/]                            orders in which an image is read
 
 Without [cyan]--model[/] the small model inside the package answers. Nothing is downloaded.
 """
@@ -32,7 +38,9 @@ app = typer.Typer(
 )
 app.command(cls=AskCommand, help=ASK_HELP)(ask)
 app.command(help=CHAT_HELP)(chat)
+app.command(help=CONVERT_HELP)(convert)
 app.command()(env)
+app.command(help=SCANS_HELP)(scans)
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,10 +8,22 @@ from itertools import chain
 
 from vlmamba.scans import diagonals, hilbert, raster, snakes, spirals, tokens, video, windows
 from vlmamba.scans.base import KINDS, Scan, combined
+from vlmamba.scans.neighbours import Locality, locality
 from vlmamba.scans.tokens import registers
 from vlmamba.scans.windows import atrous, local_windows
 
-__all__ = ["KINDS", "Scan", "atrous", "get_scan", "list_scans", "local_windows", "register_scan", "registers"]
+__all__ = [
+    "KINDS",
+    "Locality",
+    "Scan",
+    "atrous",
+    "get_scan",
+    "list_scans",
+    "local_windows",
+    "locality",
+    "register_scan",
+    "registers",
+]
 
 _REGISTRY: dict[str, Scan] = {}
 _made: dict[str | tuple[str | Scan, ...], Scan] = {}

@@ -51,7 +51,7 @@ def atrous(step: int) -> Scan:
         grid = np.arange(height * width).reshape(height, width)
         return padded([grid[r::step, c::step].ravel() for r, c in product(range(step), repeat=2)])
 
-    words = f"every {step}-th row and column from each of {step * step} starts (general atrous scan)"
+    words = f"{step * step} sub-grids of positions {step} apart, each row by row (the general atrous scan)"
     return Scan(f"atrous_step{step}", step * step, words, constant(build), kind="parts")
 
 
@@ -76,7 +76,7 @@ def _es2d_without_padding(height: int, width: int) -> np.ndarray:
     return padded([order[order >= 0] for order in _es2d(height, width)])
 
 
-ES2D = "every second row and column from each of four starts, stitched together"
+ES2D = "4 sub-grids of positions 2 apart, the two of odd rows column by column"
 SCANS = (
     *(
         local_windows(side, flip=flip, column_first=column_first, pad=pad)
