@@ -61,11 +61,31 @@ class MapScan(nn.Module):
         self, x: torch.Tensor, paths: torch.Tensor, order: slice = slice(None), **options: object
     ) -> torch.Tensor:
         """The selective scans of the directions `order` along their `paths`."""
+        return self.scanned(x, self.operands(x, order), paths, order, **options)
+
+    def scanned(
+        self,
+        x: torch.Tensor,
+        operands: tuple[torch.Tensor, ...],
+        paths: torch.Tensor,
+        order: slice = slice(None),
+        **options: object,
+    ) -> torch.Tensor:
+        """`along`, of `operands` that were made before."""
+        dt, *operands = operands
+        if paths.shape[1] > x.shape[1] or get_scan(self.scan).kind != "grid":
+            # there may be padded steps: rows of zeros, whose time steps are the projections' biases alone
+            zero = dt.new_zeros(1, self.splits[0])
+            bias = torch.cat([project(zero) for project in self.dt_projs[order]])
+            dt, options["dt_bias"] = dt - bias.unsqueeze(1), bias + options.get("dt_bias", 0.0)
+        return selective_scan(x, dt, *operands, paths=paths, **options)
+
+    def operands(self, x: torch.Tensor, order: slice = slice(None)) -> tuple[torch.Tensor, ...]:
+        """dt, A, B, C and D of the directions `order` over rows `[B, L, D]`."""
         projected = self.x_proj(x).unflatten(-1, (len(self.dt_projs), -1)).transpose(1, 2)[:, order]
         dt, B, C = projected.split(self.splits, dim=-1)
         dt = torch.stack([project(dt[:, k]) for k, project in enumerate(self.dt_projs[order])], dim=1)
-        A = -torch.exp(widened(self.A_log[order]))
-        return selective_scan(x, dt, A, B, C, self.D[order], paths=paths, **options)
+        return dt, -torch.exp(widened(self.A_log[order])), B, C, self.D[order]
 
     @torch.no_grad()
     def reset_parameters(self, initialization: str = "mamba", std: float = 0.02) -> None:

@@ -22,9 +22,11 @@ class MapBatchNorm(nn.BatchNorm2d):
 class NormedConvolution(nn.Module):
     """A strided convolution of a channel-last map, and a norm."""
 
-    def __init__(self, inputs: int, outputs: int, side: int, step: int, padding: int, norm: nn.Module):
+    def __init__(
+        self, inputs: int, outputs: int, side: int, step: int, padding: int, norm: nn.Module, bias: bool = True
+    ):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, side, step, padding)
+        self.conv = nn.Conv2d(inputs, outputs, side, step, padding, bias=bias)
         self.norm = norm
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -70,6 +72,28 @@ class MLP(nn.Module):
         return self.dropout(self.fc2(self.dropout(self.act(x))))
 
 
+class LayerScale(nn.Module):
+    """Every channel times a number of its own.
+
+    Args:
+        channels: D.
+        value: that they begin with.
+    """
+
+    def __init__(self, channels: int, value: float):
+        super().__init__()
+        self.value = value
+        self.weight = nn.Parameter(torch.empty(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """All channels begin alike."""
+        init.constant_(self.weight, self.value)
+
+
 class MapBlock(GradientCheckpointingLayer):
     """x + drop_path(mixer(norm(x))), and the same with an MLP where there is one.
 
@@ -77,6 +101,8 @@ class MapBlock(GradientCheckpointingLayer):
         norm, mixer: of maps.
         mlp_norm, mlp: the second half, or None.
         drop_path: rate of stochastic depth.
+        scale: of what the mixer gave; none when None.
+        mlp_scale: the same of the MLP.
     """
 
     def __init__(
@@ -86,16 +112,22 @@ class MapBlock(GradientCheckpointingLayer):
         mlp_norm: nn.Module | None = None,
         mlp: nn.Module | None = None,
         drop_path: float = 0.0,
+        scale: LayerScale | None = None,
+        mlp_scale: LayerScale | None = None,
     ):
         super().__init__()
         self.norm, self.mixer, self.mlp_norm, self.mlp = norm, mixer, mlp_norm, mlp
+        self.scale, self.mlp_scale = scale, mlp_scale
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = hidden_states + self.drop_path(self.mixer(self.norm(hidden_states)))
+        hidden_states = self._added(hidden_states, self.mixer(self.norm(hidden_states)), self.scale)
         if self.mlp is None:
             return hidden_states
-        return hidden_states + self.drop_path(self.mlp(self.mlp_norm(hidden_states)))
+        return self._added(hidden_states, self.mlp(self.mlp_norm(hidden_states)), self.mlp_scale)
+
+    def _added(self, hidden_states: torch.Tensor, branch: torch.Tensor, scale: LayerScale | None) -> torch.Tensor:
+        return hidden_states + self.drop_path(branch if scale is None else scale(branch))
 
 
 class Stage(nn.Module):
