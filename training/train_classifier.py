@@ -33,14 +33,18 @@ from training.data.emoji_classes import load_emoji
 from training.data.labelled_images import RecipeError, Splits, load_folder
 
 TOP = 5
+EMOJI_NEEDS = ("vendors", "test_vendors", "renderings", "validation_renderings", "test_renderings", "seed")
+NEEDED = {"folder": ("folder", "image_size"), "emoji": ("folder", "image_size", *EMOJI_NEEDS)}
 
 
 def load_data(data: dict[str, Any]) -> Splits:
     """The images of a recipe's `data` section."""
-    loaders = {"emoji": lambda: load_emoji(data, data["image_size"]), "folder": lambda: load_folder(data)}
-    if data.get("source") not in loaders:
-        raise RecipeError(f"data.source is {data.get('source')!r}, expected one of: {', '.join(loaders)}")
-    return loaders[data["source"]]()
+    source = data.get("source")
+    if source not in NEEDED:
+        raise RecipeError(f"data.source is {source!r}, expected one of: {', '.join(NEEDED)}")
+    if missing := [key for key in NEEDED[source] if key not in data]:
+        raise RecipeError(f"data: source {source!r} needs {', '.join(missing)} as well")
+    return load_folder(data) if source == "folder" else load_emoji(data, data["image_size"])
 
 
 def build_model(section: dict[str, Any], names: list[str], image_size: int) -> PreTrainedModel:
@@ -144,10 +148,15 @@ def train(recipe: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RecipeError: the recipe does not fit the data or the library.
     """
+    if missing := [name for name in ("model", "data", "training") if name not in recipe]:
+        raise RecipeError(f"the recipe lacks {', '.join(missing)}")
     data, augmentation = recipe["data"], recipe.get("augmentation") or {}
-    size, splits = data["image_size"], load_data(data)
     section = {**recipe["training"], "train_sampling_strategy": "sequential"}
-    arguments = common.training_arguments({"training": section})
+    try:
+        arguments = common.training_arguments({"training": section})
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"training: {' '.join(str(error).split())}") from error
+    splits, size = load_data(data), data["image_size"]
     torch.manual_seed(arguments.seed)
     model = build_model(recipe["model"], splits.names, size)
     processor = BitImageProcessor(

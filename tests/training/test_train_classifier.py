@@ -112,6 +112,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(emoji, trained, tmp_path):
     recipe = elsewhere(emoji, tmp_path / "again")
     shutil.copytree(Path(emoji["output_dir"]) / "checkpoint-3", tmp_path / "again" / "checkpoint-3")
     again = train(recipe)
+    assert train(recipe)["accuracy"] == again["accuracy"]  # done: nothing is left to train
     expected, ours = (load_file(Path(r["output_dir"]) / "model.safetensors") for r in (emoji, recipe))
     assert expected.keys() == ours.keys()
     assert all(torch.equal(expected[key], ours[key]) for key in expected)
@@ -187,7 +188,8 @@ DATA_ERRORS = {
     "no images": (lambda folder: {"folder": str(folder.parent / "empty")}, "no images in"),
     "column": (lambda folder: {"image_column": "img"}, "data.image_column is 'img', expected one of: image, label"),
     "split": (lambda folder: {"test": "test"}, "data.test is 'test', expected a split of the data set: train"),
-    "source": (lambda folder: {"source": "web"}, "data.source is 'web', expected one of: emoji, folder"),
+    "source": (lambda folder: {"source": "web"}, "data.source is 'web', expected one of: folder, emoji"),
+    "missing": (lambda folder: {"source": "emoji"}, "data: source 'emoji' needs vendors, test_vendors, renderings"),
     "unreadable": (broken, "data: image 9 of split 'train' cannot be read"),
 }
 
@@ -204,6 +206,19 @@ def test_data_that_does_not_fit_is_one_line(squares, tmp_path, case, monkeypatch
         train_classifier.main()
     message = capsys.readouterr().err.splitlines()[-1]
     assert error.value.code == 2 and message.startswith("Error: ") and words in message
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [({"max_step": 3}, "training: .*max_step"), ({"eval_strategy": "never"}, "training: never is not a valid")],
+)
+def test_training_options_are_checked(emoji, tmp_path, section, words):
+    recipe = elsewhere(emoji, tmp_path / "run")
+    recipe["training"] |= section
+    with pytest.raises(RecipeError, match=words):
+        train(recipe)
+    with pytest.raises(RecipeError, match="the recipe lacks data, training"):
+        train({"model": VIM})
 
 
 def test_a_class_that_training_lacks_is_named(squares, tmp_path):
