@@ -4,8 +4,11 @@
 # folder and model_type of a vision encoder -> what the names of its classes begin with. Each has a Config, Model,
 # ForImageClassification and Backbone, and a converter of official checkpoints
 ENCODERS = {
+    "mamband": "MambaND",
+    "mambar": "MambaR",
     "mambavision": "MambaVision",
     "msvmamba": "MSVMamba",
+    "plainmamba": "PlainMamba",
     "vim": "Vim",
     "vmamba": "VMamba",
 }

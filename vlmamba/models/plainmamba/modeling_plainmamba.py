@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PlainMamba: a plain stack of Mamba blocks that scan the patches in snakes (arXiv:2403.17695)."""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from vlmamba.layers.blocks import MixerBlock
+from vlmamba.layers.embeddings import Grid, TokenEmbeddings
+from vlmamba.layers.maps import depthwise, reset_convolution
+from vlmamba.layers.plain_mixer import PlainMixer
+from vlmamba.models.plainmamba.configuration_plainmamba import PlainMambaConfig
+from vlmamba.models.vision import ImageClassifier, TokenBackbone, TokenModel, VisionPreTrainedModel
+
+_STEM_WIDTH = 64
+
+
+class PlainMambaEmbeddings(TokenEmbeddings):
+    """A convolutional stem that halves the image, patches of what it gives, positions."""
+
+    def __init__(self, config: PlainMambaConfig):
+        super().__init__(
+            _STEM_WIDTH,
+            config.hidden_size,
+            config.patch_size // 2,
+            config.patch_size // 2,
+            config.position_grid,
+            positions=config.use_position_embeddings,
+            dropout=config.dropout,
+            interpolation=config.interpolation,
+        )
+        layers = [*_stem_convolution(config.num_channels, 7, 2)]
+        for _ in range(config.num_stem_convolutions):
+            layers += _stem_convolution(_STEM_WIDTH, 3, 1)
+        self.stem = nn.Sequential(*layers)
+
+    def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return super().project(self.stem(pixel_values.to(self.patch_embeddings.weight.dtype)))
+
+    @torch.no_grad()
+    def reset_parameters(self, std: float = 0.02) -> None:
+        """PyTorch's initialisation for the convolutions, truncated normal of `std` for the positions."""
+        super().reset_parameters(std)
+        reset_convolution(self.patch_embeddings)
+
+
+def _stem_convolution(channels: int, side: int, step: int) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, _STEM_WIDTH, side, step, side // 2, bias=False)
+    return [conv, nn.BatchNorm2d(_STEM_WIDTH), nn.ReLU()]
+
+
+class PlainMambaBlock(MixerBlock):
+    """x + drop_path(mixer(norm(x), grid)), and where there is one a convolution of that, with norm and GELU."""
+
+    def __init__(self, norm: nn.Module, mixer: nn.Module, drop_path: float, channels: int | None = None):
+        super().__init__(norm, mixer, drop_path)
+        self.convolution = None
+        if channels is not None:
+            conv = depthwise(channels, 3, bias=False)
+            self.convolution = nn.Sequential(conv, nn.BatchNorm2d(channels), nn.GELU())
+
+    def forward(self, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
+        mixed = super().forward(hidden_states, grid)
+        if self.convolution is None:
+            return mixed
+        image = mixed.transpose(1, 2).unflatten(2, grid)  # (B, D, h, w)
+        return self.convolution(image).flatten(2).transpose(1, 2)
+
+
+def _mixer(config: PlainMambaConfig) -> PlainMixer:
+    return PlainMixer(
+        config.hidden_size,
+        config.scan,
+        state_size=config.state_size,
+        conv_kernel=config.conv_kernel,
+        conv_bias=config.conv_bias,
+        expand=config.expand,
+        time_step_rank=config.time_step_rank,
+        bias=config.projection_bias,
+        move_embeddings=config.use_move_embeddings,
+        permute_inputs=config.permute_inputs,
+        double_time_step_bias=config.double_time_step_bias,
+        layer_scale=config.layer_scale_init_value,
+    )
+
+
+class PlainMambaPreTrainedModel(VisionPreTrainedModel):
+    """Initialisation and loading shared by the PlainMamba models."""
+
+    config: PlainMambaConfig
+    base_model_prefix = "plainmamba"
+    _no_split_modules = ["PlainMambaBlock", "PlainMambaEmbeddings"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """The published initialisation."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, PlainMixer):
+            module.reset_parameters(self.config.initializer_range)
+
+
+class PlainMambaModel(TokenModel, PlainMambaPreTrainedModel):
+    """The encoder: images to tokens. `pooler_output` is their mean.
+
+    Example:
+        >>> tokens = PlainMambaModel(PlainMambaConfig())(torch.randn(1, 3, 224, 224)).last_hidden_state  # [1, 196, 192]
+    """
+
+    def build(self, config: PlainMambaConfig) -> None:
+        width = config.hidden_size
+        norm = {"rms_norm": nn.RMSNorm, "layer_norm": nn.LayerNorm}[config.norm_type]
+        self.embeddings = PlainMambaEmbeddings(config)
+        self.layers = nn.ModuleList(
+            PlainMambaBlock(
+                norm(width, eps=config.layer_norm_epsilon),
+                _mixer(config),
+                rate,
+                width if i in config.convolved_layers else None,
+            )
+            for i, rate in enumerate(config.drop_path_rates(config.num_hidden_layers))
+        )
+        self.norm = nn.LayerNorm(width, eps=config.final_norm_epsilon) if config.use_final_norm else nn.Identity()
+
+    def step(self, index: int, tokens: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Grid]:
+        return self.layers[index](tokens, grid), grid
+
+
+class PlainMambaForImageClassification(ImageClassifier, PlainMambaPreTrainedModel):
+    """PlainMamba with a linear classifier on the mean over the tokens."""
+
+    encoder_class = PlainMambaModel
+
+
+class PlainMambaBackbone(TokenBackbone, PlainMambaModel):
+    """The tokens after the layers that `config.out_features` names, as maps, for heads of segmentation and detection.
+
+    Example:
+        >>> config = PlainMambaConfig(out_indices=[6, 12, 18, 24], add_fpn=True)
+        >>> maps = PlainMambaBackbone(config)(torch.randn(1, 3, 224, 224)).feature_maps  # 56 x 56, ..., 7 x 7
+    """
