@@ -203,6 +203,6 @@ def _step_numbers(scan: "Scan", grid: tuple[int, ...], index: int, order: "np.nd
 
 def _sentence(facts: "Locality") -> str:
     return (
-        f"{facts.jumps} jumps, the longest step goes {facts.largest_step} far; neighbours are read "
+        f"jumps: {facts.jumps}; longest step: {facts.largest_step}; neighbours are read "
         f"{facts.mean_distance:.1f} steps apart on average, {facts.largest_distance} at most"
     )

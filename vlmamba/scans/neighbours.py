@@ -36,7 +36,7 @@ def locality(order: torch.Tensor | np.ndarray | Sequence[int], grid: Sequence[in
     Raises:
         ValueError: order is not one-dimensional or visits a row twice.
     """
-    order = torch.as_tensor(order).cpu().numpy()
+    order = torch.as_tensor(order).long().cpu().numpy()
     if order.ndim != 1:
         raise ValueError(f"locality: order has shape {order.shape}, expected (steps,)")
     steps = np.flatnonzero((order >= 0) & (order < np.prod(grid)))

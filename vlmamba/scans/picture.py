@@ -103,7 +103,8 @@ def _order(axes: "Axes", scan: Scan, grid: tuple[int, ...], index: int, order: n
     segments = np.stack([line[:-1], line[1:]], axis=1)
     shade = np.linspace(0, 1, max(len(segments), 1))[: len(segments)]
     moves = abs(np.diff(line, axis=0)).max(axis=1)
-    jumps = moves > max(1, moves.min(initial=np.inf))  # on a sub-grid, every step is a long one
+    # on a sub-grid, every step is a long one
+    jumps = moves > (moves.min(initial=np.inf) if scan.kind == "parts" else 1)
     steps = {"cmap": COLOURS, "clim": (0, 1.1), "capstyle": "round"}
     for chosen, width, dashes, alpha in ((jumps, 0.5, (0, (3, 2)), 0.7), (~jumps, 1.8, "solid", 1.0)):
         lines = LineCollection(segments[chosen], linewidths=width, linestyles=[dashes], alpha=alpha, **steps)

@@ -9,7 +9,6 @@ import numpy as np
 from vlmamba.scans.base import Scan, constant, padded
 
 
-@cache
 def local_windows(side: int, *, flip: bool = False, column_first: bool = False, pad: bool = True) -> Scan:
     """Square windows one after another, row by row inside (LocalMamba, arXiv:2403.09338).
 
@@ -23,7 +22,11 @@ def local_windows(side: int, *, flip: bool = False, column_first: bool = False, 
         ValueError: side is below 1.
     """
     _check_side("local_windows: side", side)
+    return _local_windows(side, flip, column_first, pad)
 
+
+@cache
+def _local_windows(side: int, flip: bool, column_first: bool, pad: bool) -> Scan:
     def order(height: int, width: int) -> np.ndarray:
         grid = _padded_grid(height, width, side)
         windows = grid.reshape(grid.shape[0] // side, side, grid.shape[1] // side, side)
