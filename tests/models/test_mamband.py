@@ -49,7 +49,7 @@ def test_every_key_of_a_published_model_finds_its_place(path):
         model = MambaNDForImageClassification(config)
         shapes = {key: torch.empty(shape) for key, shape in published["state_dict"].items()}
     ours = {key: v.shape for key, v in model.state_dict().items()}
-    assert {key: v.shape for key, v in rename(shapes).items()} == ours
+    assert {key: v.shape for key, v in rename(shapes, config, "image-classification").items()} == ours
     assert sum(p.numel() for p in model.parameters()) == published["n_params"]
 
 
@@ -67,7 +67,7 @@ def test_merging_follows_unfold(grid):
     key = "backbone.layers.1.down_sample_layer."
     theirs = {"norm.weight": torch.randn(64), "norm.bias": torch.randn(64), "reduction.weight": torch.randn(16, 64)}
     theirs = {name: tensor.double() for name, tensor in theirs.items()}
-    ours = rename({key + name: tensor for name, tensor in theirs.items()})
+    ours = rename({key + name: tensor for name, tensor in theirs.items()}, model.config, "image-classification")
     merge.load_state_dict({name.split("downsample.")[1]: tensor for name, tensor in ours.items()})
     normed = F.layer_norm(folded, (64,), theirs["norm.weight"], theirs["norm.bias"])
     torch.testing.assert_close(merge(image).flatten(1, 2), normed @ theirs["reduction.weight"].T)

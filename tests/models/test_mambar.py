@@ -36,11 +36,12 @@ def test_official_outputs_are_met(name):
 @pytest.mark.parametrize("path", golden.published_keys("mambar_"), ids=lambda p: p.stem)
 def test_every_key_of_a_published_model_finds_its_place(path):
     published = json.loads(path.read_text())
+    config = MambaRConfig(**PRESETS[path.stem], num_labels=1000)
     with torch.device("meta"):
-        model = MambaRForImageClassification(MambaRConfig(**PRESETS[path.stem], num_labels=1000))
+        model = MambaRForImageClassification(config)
         shapes = {key: torch.empty(shape) for key, shape in published["state_dict"].items()}
     ours = {key: v.shape for key, v in model.state_dict().items()}
-    assert {key: v.shape for key, v in rename(shapes, model.mambar.embeddings).items()} == ours
+    assert {key: v.shape for key, v in rename(shapes, config, "image-classification").items()} == ours
     assert sum(p.numel() for p in model.parameters()) == published["n_params"]
 
 

@@ -59,7 +59,7 @@ def test_every_key_of_a_published_model_finds_its_place(path):
         model = PlainMambaForImageClassification(config)
         shapes = {key: torch.empty(shape) for key, shape in published["state_dict"].items()}
     ours = {key: v.shape for key, v in model.state_dict().items()}
-    assert {key: v.shape for key, v in rename(shapes).items()} == ours
+    assert {key: v.shape for key, v in rename(shapes, config, "image-classification").items()} == ours
     assert sum(p.numel() for p in model.parameters()) == published["n_params"]
 
 

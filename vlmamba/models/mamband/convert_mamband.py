@@ -9,6 +9,7 @@ import torch
 from vlmamba.models.mamband.configuration_mamband import MambaNDConfig
 from vlmamba.models.mamband.modeling_mamband import MambaNDForImageClassification
 
+MODELS = {"image-classification": MambaNDForImageClassification}
 _LAYER = r"^backbone\.layers\.(\d+)\."
 # official key -> ours
 KEYS = [
@@ -109,7 +110,7 @@ def _by_position(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.unflatten(-1, (-1, 2, 2)).movedim(-3, -1).transpose(-3, -2).flatten(-3)
 
 
-def rename(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def rename(state_dict: dict[str, torch.Tensor], config: MambaNDConfig, task: str) -> dict[str, torch.Tensor]:
     """Official names and orders to ours; names that match nothing are kept, so that loading reports them."""
     renamed = {}
     for key, tensor in state_dict.items():
@@ -120,8 +121,3 @@ def rename(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 break
         renamed[key] = _by_position(tensor) if ".downsample." in key and not tensor.shape[-1] % 4 else tensor
     return renamed
-
-
-def from_official(state_dict: dict[str, torch.Tensor], arguments: dict[str, Any]):
-    """An uninitialised model of the right config, and the renamed weights."""
-    return MambaNDForImageClassification(config_from_official(arguments)), rename(state_dict)

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from vlmamba.models.mambar.configuration_mambar import MambaRConfig
-from vlmamba.models.mambar.modeling_mambar import MambaREmbeddings, MambaRForImageClassification
+from vlmamba.models.mambar.modeling_mambar import MambaRForImageClassification
+from vlmamba.scans import registers
 
+MODELS = {"image-classification": MambaRForImageClassification}
 _MIXER = r"^layers\.(\d+)\.mixer\."
 # official key -> ours; `_b` marks the backward direction
 KEYS = [
@@ -70,11 +72,13 @@ def config_from_official(arguments: dict[str, Any]) -> MambaRConfig:
     )
 
 
-def rename(state_dict: dict[str, torch.Tensor], embeddings: MambaREmbeddings) -> dict[str, torch.Tensor]:
-    """Official names to ours; names that match nothing are kept, so that loading reports them.
+def preprocessing(config: MambaRConfig) -> dict[str, Any]:
+    """How the published models prepare their images, where that differs from most."""
+    return {"crop_pct": 1.0}
 
-    Officially patches and registers have a table of positions each; that of `embeddings` is in the tokens' order.
-    """
+
+def rename(state_dict: dict[str, torch.Tensor], config: MambaRConfig, task: str) -> dict[str, torch.Tensor]:
+    """Official names to ours; names that match nothing are kept, so that loading reports them."""
     renamed = {}
     for key, tensor in state_dict.items():
         for pattern, target in KEYS:
@@ -84,12 +88,8 @@ def rename(state_dict: dict[str, torch.Tensor], embeddings: MambaREmbeddings) ->
                 break
         renamed[key] = tensor
     if "pos_embed" in renamed and "pos_embed_cls" in renamed:
-        tables = renamed.pop("pos_embed"), renamed.pop("pos_embed_cls")
-        renamed["mambar.embeddings.position_embeddings"] = embeddings.insert(*tables)
+        # officially patches and registers have a table each; ours is in the order of the tokens
+        patches, extra = renamed.pop("pos_embed"), renamed.pop("pos_embed_cls")
+        order = registers(extra.shape[1]).paths(1, patches.shape[1])[0]
+        renamed["mambar.embeddings.position_embeddings"] = torch.cat([patches, extra], dim=1)[:, order.long()]
     return renamed
-
-
-def from_official(state_dict: dict[str, torch.Tensor], arguments: dict[str, Any]):
-    """An uninitialised model of the right config, and the renamed weights."""
-    model = MambaRForImageClassification(config_from_official(arguments))
-    return model, rename(state_dict, model.mambar.embeddings)

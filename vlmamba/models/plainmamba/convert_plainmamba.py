@@ -9,6 +9,7 @@ import torch
 from vlmamba.models.plainmamba.configuration_plainmamba import PRESETS, PlainMambaConfig
 from vlmamba.models.plainmamba.modeling_plainmamba import PlainMambaForImageClassification
 
+MODELS = {"image-classification": PlainMambaForImageClassification}
 _LAYER = r"^backbone\.layers\.(\d+)\."
 # official key -> ours
 KEYS = [
@@ -96,7 +97,7 @@ def config_from_official(arguments: dict[str, Any]) -> PlainMambaConfig:
     )
 
 
-def rename(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def rename(state_dict: dict[str, torch.Tensor], config: PlainMambaConfig, task: str) -> dict[str, torch.Tensor]:
     """Official names to ours; names that match nothing are kept, so that loading reports them."""
     renamed = {}
     for key, tensor in state_dict.items():
@@ -109,8 +110,3 @@ def rename(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 break
         renamed[key] = tensor
     return renamed
-
-
-def from_official(state_dict: dict[str, torch.Tensor], arguments: dict[str, Any]):
-    """An uninitialised model of the right config, and the renamed weights."""
-    return PlainMambaForImageClassification(config_from_official(arguments)), rename(state_dict)
