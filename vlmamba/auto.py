@@ -13,6 +13,8 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoProcessor,
 )
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
 from vlmamba.models import ENCODER_CLASSES, ENCODERS
 from vlmamba.models.vlmamba import (
@@ -23,6 +25,18 @@ from vlmamba.models.vlmamba import (
     VLMambaProcessor,
     VLMambaProjectorConfig,
 )
+
+
+class OwnNames(WeightRenaming):
+    """Puts back, on loading, the names of an encoder inside of a model whose own renaming is not bound to its parts.
+
+    transformers renames every "out_proj" of a DETR checkpoint, its backbone's as well; what is saved is left alone.
+    """
+
+    __slots__ = ()
+
+    def reverse_transform(self) -> "OwnNames":
+        return self
 
 
 def register() -> None:
@@ -47,6 +61,7 @@ def _register_encoder(backbone: type, config: type, classifier: type, model: typ
     AutoModel.register(config, model, exist_ok=True)
     AutoModelForImageClassification.register(config, classifier, exist_ok=True)
     AutoBackbone.register(config, backbone, exist_ok=True)
+    register_checkpoint_conversion_mapping(config.model_type, [OwnNames(r"\.o_proj\.", ".out_proj.")], overwrite=True)
     _register_image_processor(config)
 
 

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every vision encoder; what only one has is tested beside it."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoBackbone, AutoModel, AutoModelForImageClassification
+
+import vlmamba
+from tests.close import GRADIENT, VALUE, assert_close
+from tests.models.encoders import config_of, four_stages, model_of
+from vlmamba.models import ENCODERS
+
+pytestmark = pytest.mark.parametrize("family", ENCODERS)
+# square, not square, no whole number of patches, odd
+SIZES = [(64, 64), (48, 80), (50, 70), (33, 41)]
+
+
+def pixels(*size: int, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 3, *(size or (64, 64)))
+
+
+def test_save_and_load_round_trip(tmp_path, family):
+    model = model_of(family, "ForImageClassification").eval()
+    model.save_pretrained(tmp_path)
+    again = AutoModelForImageClassification.from_pretrained(tmp_path)
+    images = pixels()
+    assert torch.equal(model(images).logits, again(images).logits)
+    headless = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(headless, getattr(vlmamba, f"{ENCODERS[family]}Model"))
+    assert torch.equal(headless(images).pooler_output, model.base_model(images).pooler_output)
+    assert AutoModel.from_config(model.config).config.to_dict() == model.config.to_dict()
+
+
+def test_every_parameter_is_initialised_and_trains(family):
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = model_of(family, "ForImageClassification")
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, float("nan"))
+    model.apply(lambda module: setattr(module, "_is_hf_initialized", False))
+    model.init_weights()
+    assert not [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+    model = model_of(family, "ForImageClassification").train()
+    model(pixels(), labels=torch.tensor([1, 4])).loss.backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_any_image_size_gives_what_the_config_says(family, size):
+    model = model_of(family, "Model").eval()
+    config = model.config
+    out = model(pixels(*size), output_hidden_states=True)
+    height, width = config.grid(*size)
+    patches = model.patch_tokens(out.last_hidden_state, (height, width))
+    assert patches.shape == (2, height * width, config.hidden_size)
+    assert out.pooler_output.shape == (2, config.pooled_size)
+    assert [state.shape[-1] for state in out.hidden_states] == config.stage_widths
+    assert model(pixels(*size)).hidden_states is None
+    as_tuple = model(pixels(*size), return_dict=False)
+    assert isinstance(as_tuple, tuple) and as_tuple[0].shape == out.last_hidden_state.shape
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_backbone_gives_maps_of_the_channels_and_strides_it_says(family, size):
+    names = config_of(family).stage_names
+    backbone = model_of(family, "Backbone", out_features=names).eval()
+    out = backbone(pixels(*size), output_hidden_states=True)
+    assert len(out.feature_maps) == len(names) == len(out.hidden_states)
+    for feature_map, channels, stride in zip(out.feature_maps, backbone.channels, backbone.strides, strict=True):
+        assert feature_map.shape[:2] == (2, channels)
+        for side, pixel_side in zip(feature_map.shape[2:], size, strict=True):
+            assert abs(side - pixel_side / stride) <= 1, f"{side} positions of stride {stride} over {pixel_side} pixels"
+    assert tuple(out.feature_maps[-1].shape[2:]) == tuple(backbone.config.grid(*size))
+    assert backbone(pixels(*size)).hidden_states is None
+
+
+def test_a_backbone_takes_a_classifiers_weights(tmp_path, family):
+    model = model_of(family, "ForImageClassification").eval()
+    model.save_pretrained(tmp_path)
+    kind = getattr(vlmamba, f"{ENCODERS[family]}Backbone")
+    backbone, info = kind.from_pretrained(tmp_path, out_indices=[1, -1], output_loading_info=True)
+    assert all("hidden_states_norms" in key for key in info["missing_keys"])
+    images = pixels()
+    expected = model(images, output_hidden_states=True).hidden_states[-1]
+    found = backbone.eval()(images, output_hidden_states=True).hidden_states[-1]
+    grid = backbone.config.grid(64, 64)
+    assert torch.equal(found.flatten(2).transpose(1, 2), model.base_model.patch_tokens(expected, grid))
+    backbone.save_pretrained(tmp_path / "backbone")
+    again = kind.from_pretrained(tmp_path / "backbone")
+    assert again.out_indices == backbone.out_indices
+    assert torch.equal(again(images).feature_maps[-1], backbone(images).feature_maps[-1])
+    assert isinstance(AutoBackbone.from_config(four_stages(family)), kind)
+
+
+def test_plain_encoders_make_a_pyramid(family):
+    config = four_stages(family)
+    backbone = AutoBackbone.from_config(config).eval()
+    sides = [feature_map.shape[-1] for feature_map in backbone(pixels()).feature_maps]
+    assert sides == sorted(sides, reverse=True) and sides[0] >= 8 * sides[-1] / 2
+    assert [round(64 / stride) for stride in backbone.strides] == sides
+
+
+def test_gradient_checkpointing_changes_nothing(family):
+    model = model_of(family, "ForImageClassification").train()
+    images, labels = pixels(), torch.tensor([1, 4])
+    model(images, labels=labels).loss.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.gradient_checkpointing_enable()
+    model(images, labels=labels).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert_close(name, parameter.grad, expected[name], GRADIENT)
+
+
+def test_drop_path_rises_and_acts_in_training_alone(family):
+    model = model_of(family, "Model", drop_path_rate=0.9)
+    rates = [module.p for module in model.modules() if type(module).__name__ == "StochasticDepth"]
+    assert rates[0] == 0 and rates[-1] == 0.9 and rates == sorted(rates)
+    images = pixels()
+    outputs = [model.train()(images).pooler_output for _ in range(8)]
+    assert not all(torch.equal(outputs[0], other) for other in outputs[1:])
+    assert torch.equal(model.eval()(images).pooler_output, model(images).pooler_output)
+
+
+def test_bfloat16_keeps_the_state_matrix_in_float32(tmp_path, family):
+    model_of(family, "ForImageClassification").save_pretrained(tmp_path)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    kinds = {name.rpartition(".")[2]: p.dtype for name, p in model.named_parameters()}
+    assert kinds["A_log"] == torch.float32 and kinds["D"] == torch.bfloat16
+    assert torch.isfinite(model(pixels()).logits).all()
+
+
+def test_a_batch_equals_its_items(family):
+    model = model_of(family, "ForImageClassification").double().eval()
+    images = pixels(batch=3).double()
+    singles = torch.cat([model(one[None]).logits for one in images])
+    assert_close("logits", model(images).logits, singles, VALUE)
+
+
+def test_images_of_a_wrong_shape_are_named(family):
+    for kind in ("ForImageClassification", "Backbone"):
+        model = model_of(family, kind)
+        for shape in ((1, 1, 64, 64), (3, 64, 64), (1, 3, 64, model.config.least_side - 1)):
+            with pytest.raises(ValueError, match=r"pixel_values has shape .* expected \[batch, 3, H, W\] with H and W"):
+                model(torch.zeros(shape))
+
+
+def test_the_least_side_is_enough(family):
+    model = model_of(family, "Model").eval()
+    least = model.config.least_side
+    assert torch.isfinite(model(pixels(least, least)).pooler_output).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_size": [64]}, r"image_size is \[64\]"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"num_channels": 0}, "num_channels is 0"),
+        ({"patch_size": 0}, "patch_size"),
+        ({"state_size": "wide"}, "state_size"),
+        ({"out_features": ["stage9"]}, "stage9"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_an_error_at_construction(family, change, words):
+    if next(iter(change)) == "patch_size" and not hasattr(config_of(family), "patch_size"):
+        pytest.skip("the stem of this family has no patches")
+    with pytest.raises(Exception, match=words):
+        config_of(family, **change)
+
+
+def test_it_compiles_and_exports_without_graph_breaks(family):
+    model = model_of(family, "Model").eval()
+    images = pixels(48, 64, batch=1)
+    expected = model(images).pooler_output
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images).pooler_output, expected)
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images).pooler_output, expected)
+
+
+def test_lora_acts_on_every_projection(family):
+    model = model_of(family, "ForImageClassification").eval()
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "classifier"]
+    before = model(pixels(batch=1)).logits
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=linears, init_lora_weights=False))
+    out = adapted(pixels(batch=1)).logits
+    assert not torch.allclose(out, before)
+    out.square().sum().backward()
+    adapters = {name: p for name, p in adapted.named_parameters() if "lora_" in name}
+    assert len(adapters) == 2 * len(linears)
+    assert not [name for name, p in adapters.items() if p.grad is None or not p.grad.any()]
+
+
+def test_four_images_are_learned(family):
+    torch.manual_seed(0)
+    model = model_of(family, "ForImageClassification").train()
+    images, labels = pixels(32, 32, batch=4), torch.arange(4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = model(images, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 4
