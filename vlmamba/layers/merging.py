@@ -96,9 +96,9 @@ def make_merge(kind: str, channels: int, num_paths: int, eps: float = 1e-5) -> n
 
 @torch.no_grad()
 def reset_merge(merge: nn.Module | None, std: float = 0.02) -> None:
-    """The published initialisation of a merge's own parameters: orders begin with equal shares."""
+    """The published initialisation of a merge's own parameters: orders begin with nearly equal shares."""
     if isinstance(merge, SoftmaxSum):
-        init.zeros_(merge.weights)
+        init.normal_(merge.weights, std=1e-3)
     if merge is not None and hasattr(merge, "gate"):
         for linear in (merge.gate.reduce, merge.gate.expand):
             init.trunc_normal_(linear.weight, std=std)

@@ -4,6 +4,9 @@
 # folder and model_type of a vision encoder -> what the names of its classes begin with. Each has a Config, Model,
 # ForImageClassification and Backbone, and a converter of official checkpoints
 ENCODERS = {
+    "efficientvmamba": "EfficientVMamba",
+    "localvim": "LocalVim",
+    "localvmamba": "LocalVMamba",
     "mamband": "MambaND",
     "mambar": "MambaR",
     "mambavision": "MambaVision",

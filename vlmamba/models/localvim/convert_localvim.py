@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Official LocalVim checkpoints (hunto/LocalMamba, class VisionMamba) -> LocalVimForImageClassification."""
+
+import re
+from typing import Any
+
+import torch
+
+from vlmamba.layers.rope import rotary_table
+from vlmamba.models.local_scans import directions_from_official
+from vlmamba.models.localvim.configuration_localvim import LocalVimConfig
+from vlmamba.models.localvim.modeling_localvim import LocalVimForImageClassification
+
+MODELS = {"image-classification": LocalVimForImageClassification}
+_MIXER = r"^layers\.(\d+)\.mixer\."
+# official key -> ours; a number at the end is that of the direction
+KEYS = [
+    (r"^patch_embed\.proj\.", "localvim.embeddings.patch_embeddings."),
+    (r"^pos_embed$", "localvim.embeddings.position_embeddings"),
+    (r"^cls_token$", "localvim.embeddings.class_tokens"),
+    (r"^norm_f\.", "localvim.norm."),
+    (r"^head\.", "classifier."),
+    (r"^layers\.(\d+)\.norm\.", r"localvim.layers.\1.norm."),
+    (_MIXER + r"(in_proj|out_proj)\.", r"localvim.layers.\1.mixer.\2."),
+    (_MIXER + r"(conv1d|x_proj|dt_proj)_(\d+)\.", r"localvim.layers.\1.mixer.directions.\3.\2."),
+    (_MIXER + r"(A_log|D)_(\d+)$", r"localvim.layers.\1.mixer.directions.\3.\2"),
+    (_MIXER + r"attn\.norm\.", r"localvim.layers.\1.mixer.merge.gate.norm."),
+    (_MIXER + r"attn\.global_reduce\.", r"localvim.layers.\1.mixer.merge.gate.reduce."),
+    (_MIXER + r"attn\.channel_select\.", r"localvim.layers.\1.mixer.merge.gate.expand."),
+    (_MIXER + r"multi_scan\.weights$", r"localvim.layers.\1.mixer.merge.weights"),
+]
+_ROTARY = ("rope.freqs_cos", "rope.freqs_sin")
+# above the rounding of tables that were saved in half precision
+_ANGLES_DIFFER = 5e-3
+_POOLING = {"none": "last", "mean": "mean", "all": "none"}
+_SSM = {"d_state": "state_size", "d_conv": "conv_kernel", "expand": "expand", "dt_rank": "time_step_rank"}
+
+
+def config_from_official(arguments: dict[str, Any]) -> LocalVimConfig:
+    """The config of a `VisionMamba(**arguments)`; arguments left out take the official defaults.
+
+    Raises:
+        ValueError: an option that no published LocalVim uses is set.
+    """
+    get = arguments.get
+    pooling, ssm, depth = get("final_pool_type", "none"), get("ssm_cfg") or {}, get("depth", 24)
+    if pooling not in _POOLING:
+        raise ValueError(f"localvim: final_pool_type is {pooling!r}, expected one of {', '.join(_POOLING)}")
+    if unknown := sorted(ssm.keys() - _SSM.keys()):
+        raise ValueError(f"localvim: ssm_cfg has {', '.join(unknown)}, expected only {', '.join(_SSM)}")
+    if get("drop_rate", 0.0):
+        raise ValueError(f"localvim: drop_rate is {get('drop_rate')!r}, which no published LocalVim uses; expected 0")
+    class_token = get("if_cls_token", False)
+    if bool(class_token) != bool(get("use_middle_cls_token", False)):
+        raise ValueError(
+            f"localvim: if_cls_token is {class_token!r} and use_middle_cls_token the contrary; expected both or none"
+        )
+    rotary = "none"
+    if get("if_rope", False):
+        rotary = "stream" if get("if_rope_residual", False) else "updates"
+    return LocalVimConfig(
+        **directions_from_official("localvim", get("directions"), depth),
+        **{_SSM[name]: value for name, value in ssm.items()},
+        image_size=get("img_size", 224),
+        patch_size=get("patch_size", 16),
+        num_channels=get("channels", 3),
+        num_hidden_layers=depth,
+        hidden_size=get("embed_dim", 192),
+        num_labels=get("num_classes", 1000),
+        class_token="middle" if class_token else "none",
+        rotary=rotary,
+        rotary_length=get("pt_hw_seq_len", 14),
+        use_position_embeddings=get("if_abs_pos_embed", False),
+        pooling=_POOLING[pooling],
+        norm_type="rms_norm" if get("rms_norm", False) else "layer_norm",
+        layer_norm_epsilon=get("norm_epsilon", 1e-5),
+        residual_in_fp32=get("residual_in_fp32", False),
+        drop_path_rate=get("drop_path_rate", 0.1),
+    )
+
+
+def rename(state_dict: dict[str, torch.Tensor], config: LocalVimConfig, task: str) -> dict[str, torch.Tensor]:
+    """Official names to ours; names that match nothing are kept, so that loading reports them.
+
+    Rotary tables that are what we compute ourselves are left out; others stay under their official name.
+    """
+    renamed = {}
+    for key, tensor in state_dict.items():
+        for pattern, target in KEYS:
+            new, found = re.subn(pattern, target, key)
+            if found:
+                key = new
+                break
+        renamed[key] = tensor.flatten() if key.endswith(".merge.weights") else tensor
+    if config.rotary != "none":
+        grid = config.grid_size
+        tables = rotary_table(grid, grid, config.hidden_size, config.rotary_length)
+        for key, ours in zip(_ROTARY, tables, strict=True):
+            if key in renamed and _is_same(renamed[key], ours):
+                del renamed[key]
+    return renamed
+
+
+def _is_same(official: torch.Tensor, ours: torch.Tensor) -> bool:
+    if official.shape != ours.shape:
+        return False
+    return official.is_meta or (official.float() - ours).abs().max().item() < _ANGLES_DIFFER
