@@ -8,6 +8,8 @@ from transformers import AutoModel, AutoModelForImageClassification
 from tests import golden
 from vlmamba import VimConfig, VimForImageClassification, VimModel, from_official
 from vlmamba.models.vim.convert_vim import config_from_official, rename
+from vlmamba.scans import get_scan
+from vlmamba.scans.content import shuffled, take
 
 
 def tiny(**changes) -> VimConfig:
@@ -162,3 +164,64 @@ def test_images_of_a_wrong_shape_are_named(shape):
 def test_a_wrong_config_type_is_an_error_at_construction():
     with pytest.raises(Exception, match="hidden_size"):
         VimConfig(hidden_size="wide")
+
+
+def test_a_hidden_patch_has_no_influence():
+    torch.manual_seed(0)
+    for class_token in ("middle", "both", "none"):
+        model = VimForImageClassification(tiny(class_token=class_token)).double().eval()
+        pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+        mask = torch.rand(2, 16) > 0.3
+        mask[:, 5] = False
+        other = pixels.clone()
+        other[:, :, 8:16, 8:16] += 1  # patch 5
+        assert torch.equal(model(pixels, token_mask=mask).logits, model(other, token_mask=mask).logits)
+        assert not torch.equal(model(pixels).logits, model(other).logits)
+        assert torch.equal(model(pixels, token_mask=torch.ones_like(mask)).logits, model(pixels).logits)
+
+
+def test_hidden_patches_at_the_end_are_as_if_the_image_ended_before():
+    torch.manual_seed(0)
+    model = VimModel(tiny(class_token="none", use_position_embeddings=False, scan="raster")).double().eval()
+    pixels = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    mask = (torch.arange(16) < 8)[None]
+    upper = model(pixels[:, :, :16])
+    torch.testing.assert_close(model(pixels, token_mask=mask).last_hidden_state[:, :8], upper.last_hidden_state)
+    torch.testing.assert_close(model(pixels, token_mask=mask).pooler_output, upper.pooler_output)
+
+
+@pytest.mark.parametrize("class_token", ["middle", "both", "none"])
+def test_an_order_of_its_own_for_each_image(class_token):
+    torch.manual_seed(0)
+    model = VimModel(tiny(class_token=class_token, use_position_embeddings=False)).double().eval()
+    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    order = shuffled(2, 16, torch.Generator().manual_seed(1))
+    # the image with its patches arranged so, read row by row
+    patches = pixels.unfold(2, 8, 8).unfold(3, 8, 8).flatten(2, 3)
+    arranged = torch.stack([one[:, own] for one, own in zip(patches, order, strict=True)])
+    arranged = arranged.unflatten(2, (4, 4)).permute(0, 1, 2, 4, 3, 5).flatten(4).flatten(2, 3)
+    expected = model.patch_tokens(model(arranged).last_hidden_state, (4, 4))
+    found = model.patch_tokens(model(pixels, token_order=order).last_hidden_state, (4, 4))
+    torch.testing.assert_close(take(found, order), expected)
+    assert not torch.allclose(found, model.patch_tokens(model(pixels).last_hidden_state, (4, 4)))
+
+
+def test_masks_and_orders_of_a_wrong_shape_are_named():
+    model = VimModel(tiny())
+    with pytest.raises(ValueError, match=r"token_mask has shape \(1, 4\) and dtype torch.bool, expected \(1, 16\)"):
+        model(torch.zeros(1, 3, 32, 32), token_mask=torch.ones(1, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"token_order has .* dtype torch.int32, expected \(1, 16\) and torch.int64"):
+        model(torch.zeros(1, 3, 32, 32), token_order=torch.zeros(1, 16, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("scan", ["cross_scan", ["raster", "hilbert"], "zigma8"])
+def test_a_grid_is_scanned_in_any_order_in_every_layer_or_in_turn(scan):
+    torch.manual_seed(0)
+    layers = [VimModel(tiny(class_token="none", scan=scan, scan_schedule=s)).eval() for s in ("all", "cycle")]
+    for model, counts in zip(layers, ([get_scan(scan).num_paths] * 2, [1, 1]), strict=True):
+        assert [len(layer.mixer.directions) for layer in model.layers] == counts
+        assert torch.isfinite(model(torch.randn(1, 3, 32, 48)).last_hidden_state).all()
+    with pytest.raises(Exception, match="unknown scan 'hilbrt' .did you mean 'hilbert'"):
+        tiny(scan="hilbrt")
+    with pytest.raises(Exception, match="scan is 'vivim3', of kind 'video'; expected one of kind grid, parts, repeats"):
+        tiny(scan="vivim3")

@@ -76,7 +76,10 @@ class VisionModel:
     Subclasses give `encode`, `norm` and, where it differs, `pool`.
     """
 
-    def encode(self, pixel_values: torch.Tensor, keep: Container[int] = ()) -> Encoded:
+    # further arguments of `forward` that a family's `encode` and `pool` take
+    encode_arguments: tuple[str, ...] = ()
+
+    def encode(self, pixel_values: torch.Tensor, keep: Container[int] = (), **arguments: object) -> Encoded:
         """Run the layers, keeping the states whose indices are in `keep`."""
         raise NotImplementedError
 
@@ -86,7 +89,7 @@ class VisionModel:
             return tokens
         return self.norm(tokens.to(self.norm.weight.dtype))
 
-    def pool(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+    def pool(self, tokens: torch.Tensor, grid: Grid, **arguments: object) -> torch.Tensor:
         """Normed tokens `[B, L, D]` to `[B, config.pooled_size]`."""
         return tokens.mean(1)
 
@@ -112,11 +115,13 @@ class VisionModel:
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         self.check_pixels(pixel_values)
-        encoded = self.encode(pixel_values, range(len(self.config.stage_names)) if output_hidden_states else ())
+        keep = range(len(self.config.stage_names)) if output_hidden_states else ()
+        arguments = {name: kwargs[name] for name in self.encode_arguments if kwargs.get(name) is not None}
+        encoded = self.encode(pixel_values, keep, **arguments)
         tokens = self.normed(encoded.last, encoded.grid)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
-            pooler_output=self.pool(tokens, encoded.grid),
+            pooler_output=self.pool(tokens, encoded.grid, **arguments),
             hidden_states=tuple(state for state, _ in encoded.kept.values()) if output_hidden_states else None,
         )
 
@@ -127,15 +132,15 @@ class TokenModel(VisionModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings
 
-    def step(self, index: int, tokens: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Grid]:
+    def step(self, index: int, tokens: torch.Tensor, grid: Grid, **arguments: object) -> tuple[torch.Tensor, Grid]:
         """Layer number `index` applied."""
         raise NotImplementedError
 
-    def encode(self, pixel_values: torch.Tensor, keep: Container[int] = ()) -> Encoded:
+    def encode(self, pixel_values: torch.Tensor, keep: Container[int] = (), **arguments: object) -> Encoded:
         tokens, grid = self.embeddings(pixel_values)
         kept = {0: (tokens, grid)} if 0 in keep else {}
         for i in range(len(self.layers)):
-            tokens, grid = self.step(i, tokens, grid)
+            tokens, grid = self.step(i, tokens, grid, **arguments)
             if i + 1 in keep:
                 kept[i + 1] = (tokens, grid)
         return Encoded(tokens, grid, kept)
@@ -196,7 +201,7 @@ class ImageClassifier:
         Returns:
             `logits` `[B, num_labels]`.
         """
-        outputs = self.base_model(pixel_values, output_hidden_states=output_hidden_states)
+        outputs = self.base_model(pixel_values, output_hidden_states=output_hidden_states, **kwargs)
         logits = self.logits(outputs)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vim: a plain, ViT-like stack of bidirectional Mamba blocks (arXiv:2401.09417)."""
 
+import math
+from collections.abc import Container
+
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -9,7 +12,8 @@ from vlmamba.layers.blocks import MixerBlock
 from vlmamba.layers.embeddings import Grid, TokenEmbeddings
 from vlmamba.layers.vision_mixer import VisionMixer
 from vlmamba.models.vim.configuration_vim import VimConfig
-from vlmamba.models.vision import ImageClassifier, TokenBackbone, TokenModel, VisionPreTrainedModel
+from vlmamba.models.vision import Encoded, ImageClassifier, TokenBackbone, TokenModel, VisionPreTrainedModel
+from vlmamba.scans.content import put, take
 
 
 def _norm(config: VimConfig) -> nn.Module:
@@ -55,6 +59,12 @@ class VimPreTrainedModel(VisionPreTrainedModel):
 class VimModel(TokenModel, VimPreTrainedModel):
     """The encoder: images to tokens. `pooler_output` is the class token(s), else what `config.pooling` says.
 
+    `forward` takes two more arguments, each for the patches of each image, as rows of the grid:
+        token_mask: bool `[B, h * w]`; where it is False, the patch is hidden: the scans pass it by (dt = 0) and the
+            convolutions read 0 for it. What the tokens of hidden patches hold means nothing, and means leave them out.
+        token_order: int64 `[B, h * w]`, an order of each image's own, as `vlmamba.scans.content` makes them: the scan
+            then reads the patches so arranged (class tokens keep their places).
+
     Example:
         >>> tokens = VimModel(VimConfig())(torch.randn(1, 3, 224, 224)).last_hidden_state  # [1, 197, 192]
     """
@@ -82,16 +92,69 @@ class VimModel(TokenModel, VimPreTrainedModel):
         )
         self.norm = _norm(config)
 
-    def step(self, index: int, tokens: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Grid]:
+    encode_arguments = ("token_mask", "token_order")
+
+    def encode(
+        self,
+        pixel_values: torch.Tensor,
+        keep: Container[int] = (),
+        token_mask: torch.Tensor | None = None,
+        token_order: torch.Tensor | None = None,
+    ) -> Encoded:
+        length = math.prod(self.config.grid(*pixel_values.shape[2:]))
+        arguments = {}
+        for name, values, dtype in (("token_mask", token_mask, torch.bool), ("token_order", token_order, torch.int64)):
+            if values is None:
+                continue
+            if values.shape != (len(pixel_values), length) or values.dtype != dtype:
+                raise ValueError(
+                    f"{name} has shape {tuple(values.shape)} and dtype {values.dtype}, expected "
+                    f"{(len(pixel_values), length)} and {dtype}"
+                )
+            arguments[name] = self._with_class_tokens(values)
+        return super().encode(pixel_values, keep, **arguments)
+
+    def _with_class_tokens(self, values: torch.Tensor) -> torch.Tensor:
+        """A mask or an order of patches as one of all tokens: class tokens are seen, and stay where they are."""
+        at = self.embeddings.extra_positions(values.shape[1])
+        if not at:
+            return values
+        if values.dtype == torch.bool:
+            own = torch.ones(len(at), dtype=torch.bool, device=values.device)
+        else:
+            own = torch.tensor(at, device=values.device)
+            patches = [i for i in range(values.shape[1] + len(at)) if i not in at]
+            values = torch.tensor(patches, device=values.device)[values]
+        return self.embeddings.insert(values.unsqueeze(-1), own.expand(len(values), -1).unsqueeze(-1)).squeeze(-1)
+
+    def step(
+        self,
+        index: int,
+        tokens: torch.Tensor,
+        grid: Grid,
+        token_mask: torch.Tensor | None = None,
+        token_order: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, Grid]:
         rows = grid if self.config.class_token == "none" else (1, tokens.shape[1])
         paths = self.config.scan_of_layer(index).paths(*rows, device=tokens.device)
-        return self.layers[index](tokens, paths), grid
+        if token_order is not None:
+            tokens = take(tokens, token_order)
+            token_mask = None if token_mask is None else token_mask.gather(1, token_order)
+        tokens = self.layers[index](tokens, paths, 0, token_mask)
+        return (tokens if token_order is None else put(tokens, token_order, tokens.shape[1])), grid
 
-    def pool(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+    def pool(
+        self, tokens: torch.Tensor, grid: Grid, token_mask: torch.Tensor | None = None, **_: object
+    ) -> torch.Tensor:
         at = self.embeddings.extra_positions(grid[0] * grid[1])
         if at:
             return tokens[:, at].mean(1)
-        return tokens[:, -1] if self.config.pooling == "last" else tokens.mean(1)
+        if self.config.pooling == "last":
+            return tokens[:, -1]
+        if token_mask is None:
+            return tokens.mean(1)
+        seen = token_mask.unsqueeze(-1)
+        return (tokens * seen).sum(1) / seen.sum(1).clamp(min=1)
 
 
 class VimForImageClassification(ImageClassifier, VimPreTrainedModel):
