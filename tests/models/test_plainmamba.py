@@ -129,6 +129,20 @@ def test_other_scans_run_and_train(scan, permute):
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_gradient_checkpointing_counts_a_batch_once_in_the_norms():
+    torch.manual_seed(0)
+    pixels, statistics = torch.randn(2, 3, 32, 32), []
+    for checkpointing in (False, True):
+        torch.manual_seed(1)
+        model = PlainMambaForImageClassification(tiny(convolved_layers=[0, 1])).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(pixels).logits.sum().backward()
+        statistics.append(dict(model.named_buffers()))
+    assert len(statistics[0]) == 3 * 4
+    assert all(torch.equal(statistics[0][name], tensor) for name, tensor in statistics[1].items())
+
+
 def test_a_backbone_gives_maps_of_layers():
     config = tiny(num_hidden_layers=4, out_indices=[1, 4])
     model = PlainMambaBackbone(config).eval()

@@ -49,22 +49,19 @@ def _stem_convolution(channels: int, side: int, step: int) -> list[nn.Module]:
     return [conv, nn.BatchNorm2d(_STEM_WIDTH), nn.ReLU()]
 
 
-class PlainMambaBlock(MixerBlock):
-    """x + drop_path(mixer(norm(x), grid)), and where there is one a convolution of that, with norm and GELU."""
+class PlainMambaConvolution(nn.Module):
+    """A depthwise 3 x 3 convolution of the tokens' map, batch norm, GELU; no residual goes around it."""
 
-    def __init__(self, norm: nn.Module, mixer: nn.Module, drop_path: float, channels: int | None = None):
-        super().__init__(norm, mixer, drop_path)
-        self.convolution = None
-        if channels is not None:
-            conv = depthwise(channels, 3, bias=False)
-            self.convolution = nn.Sequential(conv, nn.BatchNorm2d(channels), nn.GELU())
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = depthwise(channels, 3, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.act = nn.GELU()
 
-    def forward(self, hidden_states: torch.Tensor, grid: Grid) -> torch.Tensor:
-        mixed = super().forward(hidden_states, grid)
-        if self.convolution is None:
-            return mixed
-        image = mixed.transpose(1, 2).unflatten(2, grid)  # (B, D, h, w)
-        return self.convolution(image).flatten(2).transpose(1, 2)
+    def forward(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """`[B, L, D]` -> `[B, L, D]`."""
+        image = tokens.transpose(1, 2).unflatten(2, grid)  # (B, D, h, w)
+        return self.act(self.norm(self.conv(image))).flatten(2).transpose(1, 2)
 
 
 def _mixer(config: PlainMambaConfig) -> PlainMixer:
@@ -89,7 +86,7 @@ class PlainMambaPreTrainedModel(VisionPreTrainedModel):
 
     config: PlainMambaConfig
     base_model_prefix = "plainmamba"
-    _no_split_modules = ["PlainMambaBlock", "PlainMambaEmbeddings"]
+    _no_split_modules = ["MixerBlock", "PlainMambaEmbeddings"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -113,18 +110,18 @@ class PlainMambaModel(TokenModel, PlainMambaPreTrainedModel):
         norm = {"rms_norm": nn.RMSNorm, "layer_norm": nn.LayerNorm}[config.norm_type]
         self.embeddings = PlainMambaEmbeddings(config)
         self.layers = nn.ModuleList(
-            PlainMambaBlock(
-                norm(width, eps=config.layer_norm_epsilon),
-                _mixer(config),
-                rate,
-                width if i in config.convolved_layers else None,
-            )
-            for i, rate in enumerate(config.drop_path_rates(config.num_hidden_layers))
+            MixerBlock(norm(width, eps=config.layer_norm_epsilon), _mixer(config), rate)
+            for rate in config.drop_path_rates(config.num_hidden_layers)
         )
+        # beside the layers: gradient checkpointing runs those twice, which would count a batch twice in the norms
+        self.convolutions = nn.ModuleDict({str(i): PlainMambaConvolution(width) for i in config.convolved_layers})
         self.norm = nn.LayerNorm(width, eps=config.final_norm_epsilon) if config.use_final_norm else nn.Identity()
 
     def step(self, index: int, tokens: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Grid]:
-        return self.layers[index](tokens, grid), grid
+        tokens = self.layers[index](tokens, grid)
+        if index in self.config.convolved_layers:
+            tokens = self.convolutions[str(index)](tokens, grid)
+        return tokens, grid
 
 
 class PlainMambaForImageClassification(ImageClassifier, PlainMambaPreTrainedModel):
