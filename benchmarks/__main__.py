@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: `python -m benchmarks scan|lm|vision|triton`, from the root of the repository."""
+"""The command: `python -m benchmarks scan|lm|vision|encoders|triton`, from the root of the repository."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,7 @@ to a JSON file, the ratios to a plot beside it.
   [green]python -m benchmarks scan --length-curve[/]   1k to 64k rows: linear cost
   [green]python -m benchmarks lm[/]                    Mamba-130m, prefill and decoding
   [green]python -m benchmarks vision[/]                Vim-S, growing resolution
+  [green]python -m benchmarks encoders[/]              every encoder: MACs, time, memory
   [green]python -m benchmarks triton[/]                what the GPU kernels are made of
 
 [cyan]--quick[/] runs tiny sizes in seconds, to see that all works; its numbers mean
@@ -122,6 +124,26 @@ def vision(
 
 
 @app.command()
+def encoders(
+    sides: Annotated[str, typer.Option("--sides", help="Sides of the image, with commas.")] = "224,448,896",
+    thread_count: Annotated[int, typer.Option("--threads", min=1, help="Number of threads.")] = 1,
+    rounds: Rounds = 7,
+    memory: Memory = True,
+    check: Check = True,
+    quick: Quick = False,
+    out: Out = None,
+) -> None:
+    """A tiny model of every encoder family against ViTs: parameters, MACs, CPU time and memory."""
+    from benchmarks import encoders as benchmark
+
+    resolutions, layers = (shapes.QUICK_SIDES, 2) if quick else (sorted(_numbers(sides)), None)
+    content = benchmark.run(resolutions, layers, _options(str(thread_count), rounds, memory, check, quick))
+    benchmark.show(content)
+    path = _finish("encoders", content, benchmark.draw, quick, out, width=16)
+    path.with_suffix(".md").write_text(benchmark.markdown(json.loads(path.read_text())))
+
+
+@app.command()
 def triton() -> None:
     """Registers, spills and instructions of the compiled GPU kernels; needs no GPU."""
     try:
@@ -131,10 +153,11 @@ def triton() -> None:
     triton_resources.main()
 
 
-def _finish(name: str, content: dict, draw, quick: bool, out: Path | None) -> None:
+def _finish(name: str, content: dict, draw, quick: bool, out: Path | None, width: float = 10) -> Path:
     folder = out or (Path("runs/benchmarks") if quick else report.RESULTS)
     path = report.save(name, folder, {"benchmark": name, "quick": quick, **report.environment(), **content})
-    report.plot(path.with_suffix(".png"), partial(draw, content=content))
+    report.plot(path.with_suffix(".png"), partial(draw, content=content), width)
+    return path
 
 
 def _options(thread_counts: str, rounds: int, memory: bool, check: bool, quick: bool) -> Options:

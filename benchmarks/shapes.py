@@ -113,3 +113,5 @@ QUICK_PROMPTS = [8, 16]
 
 RESOLUTIONS = [224, 384, 512, 768, 1024]
 QUICK_RESOLUTIONS = [32, 64]
+# batch norms of one image in training need a last map of several positions
+QUICK_SIDES = [64, 96]

@@ -50,7 +50,7 @@ def check_paths(op: str, paths: torch.Tensor, num_paths: int, length: int) -> No
     """Raise unless `paths` is `(num_paths, T)` and every entry is a row below `length`, or -1 for a padded step."""
     if paths.dim() != 2 or paths.shape[0] != num_paths:
         raise ValueError(f"{op}: paths has shape {tuple(paths.shape)}, expected ({num_paths}, T)")
-    if torch.compiler.is_compiling() or type(paths) is not torch.Tensor:
+    if _is_unreadable(paths):
         return  # a graph cannot depend on the rows' values; the kernels look again when it runs
     facts = path_facts(paths, length)
     if paths.numel() and (facts.low < -1 or facts.high >= length):
@@ -59,6 +59,9 @@ def check_paths(op: str, paths: torch.Tensor, num_paths: int, length: int) -> No
 
 def has_padded_steps(paths: torch.Tensor, length: int) -> bool:
     """Whether a table that `check_paths` let pass holds a -1; False where a graph is drawn."""
-    if torch.compiler.is_compiling() or type(paths) is not torch.Tensor:
-        return False
-    return path_facts(paths, length).low < 0
+    return not _is_unreadable(paths) and path_facts(paths, length).low < 0
+
+
+def _is_unreadable(paths: torch.Tensor) -> bool:
+    """Whether the table has no values here: it is traced, fake or on the meta device."""
+    return torch.compiler.is_compiling() or type(paths) is not torch.Tensor or paths.is_meta
