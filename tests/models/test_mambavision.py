@@ -139,6 +139,18 @@ def test_a_new_model_starts_as_published():
     assert (block.scale.weight == 1e-5).all() and (block.mlp_scale.weight == 1e-5).all()
 
 
+def test_gradient_checkpointing_counts_a_batch_once_in_the_norms():
+    pixels, statistics = torch.randn(2, 3, 32, 32), []
+    for checkpointing in (False, True):
+        torch.manual_seed(1)
+        model = MambaVisionForImageClassification(tiny()).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(pixels).logits.sum().backward()
+        statistics.append(dict(model.named_buffers()))
+    assert statistics[0] and all(torch.equal(statistics[1][name], tensor) for name, tensor in statistics[0].items())
+
+
 def test_preprocessing_is_the_published_one():
     crops = {name: preprocessing(MambaVisionConfig(**preset))["crop_pct"] for name, preset in PRESETS.items()}
     assert {name: crop for name, crop in crops.items() if crop != 1.0} == {

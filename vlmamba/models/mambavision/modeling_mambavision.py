@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vlmamba.layers.concat_mixer import ConcatMixer
 from vlmamba.layers.maps import MLP, LayerScale, MapBatchNorm, MapBlock, MapEncoder, NormedConvolution, Stage
@@ -39,8 +38,11 @@ class MambaVisionEmbeddings(nn.Module):
         return x
 
 
-class MambaVisionConvBlock(GradientCheckpointingLayer):
-    """x + drop_path(norm2(conv2(gelu(norm1(conv1(x))))))."""
+class MambaVisionConvBlock(nn.Module):
+    """x + drop_path(norm2(conv2(gelu(norm1(conv1(x)))))).
+
+    Gradient checkpointing passes these blocks over: it would run them twice and count a batch twice in the norms.
+    """
 
     def __init__(self, config: MambaVisionConfig, channels: int, drop_path: float):
         super().__init__()
