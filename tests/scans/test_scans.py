@@ -85,6 +85,10 @@ def test_a_grid_of_other_sides_is_named():
         get_scan("vivim3").paths(3, 4)
     with pytest.raises(ValueError, match="scan 'raster': the grid is 2 x 3 x 4, expected height and width"):
         get_scan("raster").num_rows(2, 3, 4)
+    for grid in ((2.5, 3), ("2", 3)):
+        with pytest.raises(ValueError, match=f"scan 'raster': the grid is {grid[0]} x 3, expected whole numbers"):
+            get_scan("raster").paths(*grid)
+    assert get_scan("raster").paths(torch.tensor(2), np.int64(3)).shape == (1, 6)
     with pytest.raises(ValueError, match="scan 'raster': the grid is missing"):
         get_scan("raster").paths()
 
@@ -190,6 +194,9 @@ def test_unknown_names_are_answered_with_the_nearest_and_all():
             get_scan(name)
     with pytest.raises(ValueError, match="sequence of names is empty"):
         get_scan([])
+    for name in (None, 3, ["raster", None], [["raster"]]):
+        with pytest.raises(ValueError, match="expected a name or a sequence of names"):
+            get_scan(name)
 
 
 def test_names_are_listed_by_kind():

@@ -44,7 +44,9 @@ def register_scan(scan: Scan) -> Scan:
 
 
 def get_scan(name: str | Scan | Sequence[str | Scan]) -> Scan:
-    """The scan of a name, or the combination of several.
+    """The scan of a name, or the combination of several; the same object every time.
+
+    A function under `torch.compile` finds what was made before, but cannot make it: ask first where a layer is made.
 
     Args:
         name: a registered name ("raster"), the name of windows, skips or registers of any size ("local_w5",
@@ -59,6 +61,8 @@ def get_scan(name: str | Scan | Sequence[str | Scan]) -> Scan:
         return name
     if isinstance(name, str) and name in _REGISTRY:
         return _REGISTRY[name]
+    if not isinstance(name, (str, list, tuple)) or not all(isinstance(part, (str, Scan)) for part in name):
+        raise ValueError(f"get_scan: name is {name!r}, expected a name or a sequence of names")
     key = name if isinstance(name, str) else tuple(name)
     if key not in _made:
         _made[key] = _named(key) if isinstance(key, str) else _together(key)

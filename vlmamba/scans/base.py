@@ -61,18 +61,19 @@ class Scan:
         Raises:
             ValueError: a side is below 1, or there are too few or too many.
         """
-        self._check(grid)
+        grid = self._checked(grid)
         if torch.compiler.is_compiling():  # a tensor made before is foreign to the graph
             return torch.from_numpy(_table(self, grid)).to(device)
         return _placed(self, grid, torch.device(device))
 
     def num_rows(self, *grid: int) -> int:
         """L, the number of rows that the orders run over."""
-        self._check(grid)
-        return self.grids * prod(grid) + self.extra_tokens
+        return self.grids * prod(self._checked(grid)) + self.extra_tokens
 
     def only(self, index: int) -> "Scan":
         """Order `index` alone, for layers that take turns: layer i reads `scan.only(i % scan.num_paths)`.
+
+        Make it where the layer is made: a function under `torch.compile` finds it then, but cannot make it.
 
         Raises:
             ValueError: there is no such order.
@@ -131,13 +132,19 @@ class Scan:
         out.index_add_(1, paths.flatten().remainder(length + 1), y.flatten(1, 2))
         return out[:, :length]
 
-    def _check(self, grid: tuple[int, ...]) -> None:
+    def _checked(self, grid: tuple[int, ...]) -> tuple[int, ...]:
         sides = 3 if self.kind == "video" else 2
         if len(grid) != sides:
             expected = "frames, height and width" if sides == 3 else "height and width"
             raise ValueError(f"scan {self.name!r}: the grid is {_size(grid)}, expected {expected}")
+        if not torch.compiler.is_dynamo_compiling():  # there, sides stay free
+            try:
+                grid = tuple(map(operator.index, grid))
+            except TypeError as error:
+                raise ValueError(f"scan {self.name!r}: the grid is {_size(grid)}, expected whole numbers") from error
         if any(side < 1 for side in grid):
             raise ValueError(f"scan {self.name!r}: the grid is {_size(grid)}, expected at least {_size([1] * sides)}")
+        return grid
 
     def _rows_to_merge(self, grid: tuple[int, ...]) -> int:
         if self.kind in ("labels", "scales"):
@@ -222,7 +229,7 @@ def _cached_table(scan: Scan, grid: tuple[int, ...]) -> np.ndarray:
 def _table(scan: Scan, grid: tuple[int, ...]) -> np.ndarray:
     if torch.compiler.is_dynamo_compiling():
         return np.maximum(_built(scan, grid), -1).astype(np.int32)
-    return _cached_table(scan, tuple(map(operator.index, grid)))
+    return _cached_table(scan, grid)
 
 
 def _placed(scan: Scan, grid: tuple[int, ...], device: torch.device) -> torch.Tensor:
