@@ -1,46 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Official MSVMamba checkpoints (YuHengsss/MSVMamba, classes VSSM and Backbone_VSSM) -> our models."""
 
-import re
 from typing import Any
 
 import torch
 
 from vlmamba.models.msvmamba.configuration_msvmamba import MSVMambaConfig
 from vlmamba.models.msvmamba.modeling_msvmamba import MSVMambaBackbone, MSVMambaForImageClassification
+from vlmamba.models.official_maps import BLOCK, KEYS, rename_maps
 
 MODELS = {"image-classification": MSVMambaForImageClassification, "backbone": MSVMambaBackbone}
 
-_BLOCK = r"^layers\.(\d+)\.blocks\.(\d+)\."
-_MIXER = r"{encoder}.stages.\1.blocks.\2.mixer."
-_MLP = r"{encoder}.stages.\1.blocks.\2.mlp."
-# official key -> ours; {encoder} is its place in the model of the task
-KEYS = [
-    (r"^patch_embed\.0\.", r"{encoder}.embeddings.convolutions.0.conv."),
-    (r"^patch_embed\.2\.", r"{encoder}.embeddings.convolutions.0.norm."),
-    (_BLOCK + r"op\.(in_proj|out_proj|out_norm|conv2d)\.", _MIXER + r"\3."),
-    (_BLOCK + r"op\.conv2d_b1\.", _MIXER + "low_conv2d."),
-    (_BLOCK + r"op\.se\.fc\.0\.", _MIXER + "squeeze.reduce."),
-    (_BLOCK + r"op\.se\.fc\.2\.", _MIXER + "squeeze.expand."),
-    (_BLOCK + r"op\.(x_proj_weight|dt_projs_weight|dt_projs_bias|A_logs|Ds)$", _MIXER + r"\3"),
-    (_BLOCK + r"norm\.", r"{encoder}.stages.\1.blocks.\2.norm."),
-    (_BLOCK + r"norm2\.", r"{encoder}.stages.\1.blocks.\2.mlp_norm."),
-    (_BLOCK + r"convFFN\.linear([12])\.", _MLP + r"fc\3."),
-    (_BLOCK + r"convFFN\.dwc\.", _MLP + "conv."),
-    (r"^classifier\.norm\.", "msvmamba.norm."),
-    (r"^classifier\.head\.", "classifier."),
+_MIXER = r"base.encoder.stages.\1.blocks.\2.mixer."
+_MLP = r"base.encoder.stages.\1.blocks.\2.mlp."
+# official key -> ours, of what VMamba has not
+PATTERNS = [
+    (BLOCK + r"op\.conv2d_b1\.", _MIXER + "low_conv2d."),
+    (BLOCK + r"op\.se\.fc\.0\.", _MIXER + "squeeze.reduce."),
+    (BLOCK + r"op\.se\.fc\.2\.", _MIXER + "squeeze.expand."),
+    (BLOCK + r"norm2\.", r"base.encoder.stages.\1.blocks.\2.mlp_norm."),
+    (BLOCK + r"convFFN\.linear([12])\.", _MLP + r"fc\3."),
+    (BLOCK + r"convFFN\.dwc\.", _MLP + "conv."),
+    *KEYS,
 ]
-# the parameters of both scans in one tensor -> ours: of the linear layers of x and of dt, or as they are
-_STACKED = {
-    "x_proj_weight": "x_proj.weight",
-    "dt_projs_weight": "dt_projs.0.weight",
-    "dt_projs_bias": "dt_projs.0.bias",
-    "A_logs": "A_log",
-    "Ds": "D",
-}
 # argument -> its official default and what all published models have
 _FIXED = {
-    "forward_type": ("v2", "v2"),  # whichever it is, the multi-scale scan replaces it
+    "forward_type": ("v2", "v2"),
     "sscore_type": ("None", "multiscale_4scan_12"),
     "mlp_ratio": (4.0, 0.0),
     "convFFN": (False, True),
@@ -107,32 +92,18 @@ def config_from_official(arguments: dict[str, Any]) -> MSVMambaConfig:
     )
 
 
-def _scans(key: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """One tensor for two scans, of the smaller map first, in our shapes."""
-    mixer, _, name = key.rpartition(".")
-    if name not in _STACKED or tensor.shape[0] % 2:
-        return {key: tensor}
-    parts = tensor.chunk(2) if name in ("A_logs", "Ds") else tensor.unbind()
-    if name in ("A_logs", "Ds"):
-        parts = [part.unsqueeze(0) for part in parts]
-    return {f"{mixer}.{place}.{_STACKED[name]}": p for place, p in zip(("low_scans", "scans"), parts, strict=True)}
-
-
 def rename(state_dict: dict[str, torch.Tensor], config: MSVMambaConfig, task: str) -> dict[str, torch.Tensor]:
     """Official names and shapes to ours; names that match nothing are kept, so that loading reports them."""
-    encoder = "encoder" if task == "backbone" else "msvmamba.encoder"
-    patterns = [*KEYS]
-    for i in range(len(config.depths) - 1):  # officially a stage ends with what ours begins with
-        patterns.append((rf"^layers\.{i}\.downsample\.", f"{{encoder}}.stages.{i + 1}.downsample."))
-    patterns += [(rf"^outnorm{i}\.", f"hidden_states_norms.stage{i + 1}.") for i in range(len(config.depths))]
     renamed = {}
-    for key, tensor in state_dict.items():
-        for pattern, target in patterns:
-            new, found = re.subn(pattern, target.replace("{encoder}", encoder), key)
-            if found:
-                key = new
-                break
-        if re.search(r"\.fc[12]\.weight$", key):
-            tensor = tensor.flatten(1)  # a convolution of side 1
-        renamed |= _scans(key, tensor)
+    for key, tensor in rename_maps(state_dict, PATTERNS, "" if task == "backbone" else "msvmamba.").items():
+        mixer, scans, name = key.partition(".scans.")
+        if not scans:
+            # the MLPs' linear layers are officially convolutions of side 1
+            renamed[key] = tensor.flatten(1) if key.endswith((".fc1.weight", ".fc2.weight")) else tensor
+        elif name.startswith("dt_projs."):  # the first of two is the smaller map's
+            place = name.replace("dt_projs.1.", "dt_projs.0.")
+            renamed[f"{mixer}.{'low_scans' if place == name else 'scans'}.{place}"] = tensor
+        else:
+            low, whole = tensor.tensor_split(2)
+            renamed |= {f"{mixer}.low_scans.{name}": low, f"{mixer}.scans.{name}": whole}
     return renamed
