@@ -73,7 +73,8 @@ class MapScan(nn.Module):
     ) -> torch.Tensor:
         """`along`, of `operands` that were made before."""
         dt, *operands = operands
-        if paths.shape[1] > x.shape[1] or get_scan(self.scan).kind != "grid":
+        rows, grid = x.shape[1], get_scan(self.scan).kind == "grid"
+        if paths.shape[1] > rows or (not grid and paths.numel() != rows):
             # there may be padded steps: rows of zeros, whose time steps are the projections' biases alone
             zero = dt.new_zeros(1, self.splits[0])
             bias = torch.cat([project(zero) for project in self.dt_projs[order]])

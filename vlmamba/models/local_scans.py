@@ -3,7 +3,7 @@
 
 import copy
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 
@@ -11,6 +11,9 @@ from vlmamba.layers.scan_search import best_orders, keep_orders, order_names, or
 from vlmamba.models.vision_config import VisionEncoderConfig
 from vlmamba.scans import get_scan
 from vlmamba.scans.local import LOCAL_SCANS, UNSEARCHED
+
+# LocalMamba's names -> ours; those of windows have a number
+_LINES = {"h": "raster", "h_flip": "raster_reversed", "v": "column", "v_flip": "column_reversed"}
 
 
 def searched(table: str) -> tuple[tuple[str, ...], ...]:
@@ -58,7 +61,7 @@ class LocalScansConfig(VisionEncoderConfig):
 class ScanSearch:
     """Mixed into models whose layers may weigh their orders by a softmax."""
 
-    def keep_best_directions(self, count: int = 4):
+    def keep_best_directions(self, count: int = 4) -> Self:
         """The end of a search: of a model trained with merge "softmax", one whose layers read their best orders alone.
 
         Args:
@@ -110,6 +113,3 @@ def _name(family: str, index: int, name: Any) -> str:
     if match := re.fullmatch(r"w([1-9]\d{0,3})(_flip)?", str(name)):
         return f"local_w{match[1]}{match[2] or ''}"
     raise ValueError(f"{family}: directions[{index}] has {name!r}, expected {', '.join(_LINES)}, or wK, wK_flip")
-
-
-_LINES = {"h": "raster", "h_flip": "raster_reversed", "v": "column", "v_flip": "column_reversed"}
