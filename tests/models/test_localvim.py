@@ -65,6 +65,9 @@ def test_official_arguments_take_their_defaults_and_longer_tables():
     config = config_from_official({**OFFICIAL, "directions": table, "ssm_cfg": {"d_state": 4, "dt_rank": 3}})
     assert config.directions == [["raster", "local_w5_flip"], ["column_reversed", "local_w11"]]
     assert (config.state_size, config.time_step_rank) == (4, 3)
+    # positions of whole patches alone; images are padded to more
+    config = config_from_official({**OFFICIAL, "directions": table, "img_size": 38, "drop_rate": 0.1})
+    assert (config.grid_size, config.grid(38, 38), config.dropout) == ((4, 4), (5, 5), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,6 @@ def test_unsupported_arguments_and_foreign_keys_are_errors():
         ({"final_pool_type": "max"}, "final_pool_type is 'max', expected one of none, mean, all"),
         ({"if_cls_token": True}, "if_cls_token is True and use_middle_cls_token the contrary"),
         ({"ssm_cfg": {"bias": True}}, "ssm_cfg has bias, expected only d_state"),
-        ({"drop_rate": 0.1}, "drop_rate is 0.1"),
     ):
         with pytest.raises(ValueError, match=words):
             config_from_official({**OFFICIAL, **arguments})

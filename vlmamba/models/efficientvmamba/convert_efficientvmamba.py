@@ -57,22 +57,19 @@ _ALL_KEYS = [
     downsampling(r"^layers\.(\d+)\.(?:downsample|\d+)\.3\.", "base.encoder.stages.{}.downsample.norm."),
     *KEYS,
 ]
-_UNSUPPORTED = ("shared_ssm", "softmax_version", "attn_drop_rate", "drop_rate")
 _LINEAR = (".out_proj.weight", ".reduce.weight", ".expand.weight", ".widen.weight", ".narrow.weight")
 
 
 def config_from_official(arguments: dict[str, Any]) -> EfficientVMambaConfig:
     """The config of an `EfficientVSSM(**arguments)`, or its backbone; what is left out takes the official default.
 
-    `d_state`, `dt_rank` and `window_size` have no effect there.
+    Of these only `ssm_ratio` and `mlp_ratio` change the mixers; `d_state`, `dt_rank`, `window_size`, `shared_ssm` and
+    others are taken and have no effect there.
 
     Raises:
         ValueError: an option that has no counterpart is set.
     """
     get = arguments.get
-    for name in _UNSUPPORTED:
-        if get(name):
-            raise ValueError(f"efficientvmamba: {name} is {get(name)!r}, which has no effect there; expected none")
     if get("step_size", 2) != 2:
         raise ValueError(f"efficientvmamba: step_size is {get('step_size')!r}, expected 2, as its four orders are for")
     if get("ssm_ratio", 2.0) > 2:

@@ -46,6 +46,7 @@ class LocalVimConfig(LocalScansConfig, TokenEncoderConfig):
             "updates" to it alone, or "none".
         rotary_length: what both sides of the grid of `image_size` count as in their angles.
         use_position_embeddings: add learned position embeddings.
+        dropout: of the tokens, after positions were added.
         pooling: without a class token, what the classifier reads: "mean", "last", or every token ("none").
         norm_type: "rms_norm" or "layer_norm".
         residual_in_fp32: keep the residual stream in float32.
@@ -66,6 +67,7 @@ class LocalVimConfig(LocalScansConfig, TokenEncoderConfig):
     rotary: Literal["stream", "updates", "none"] = "stream"
     rotary_length: int = 14
     use_position_embeddings: bool = True
+    dropout: float | int = 0.0
     pooling: Literal["mean", "last", "none"] = "mean"
     norm_type: Literal["rms_norm", "layer_norm"] = "rms_norm"
     residual_in_fp32: bool = True

@@ -48,8 +48,6 @@ def config_from_official(arguments: dict[str, Any]) -> LocalVimConfig:
         raise ValueError(f"localvim: final_pool_type is {pooling!r}, expected one of {', '.join(_POOLING)}")
     if unknown := sorted(ssm.keys() - _SSM.keys()):
         raise ValueError(f"localvim: ssm_cfg has {', '.join(unknown)}, expected only {', '.join(_SSM)}")
-    if get("drop_rate", 0.0):
-        raise ValueError(f"localvim: drop_rate is {get('drop_rate')!r}, which no published LocalVim uses; expected 0")
     class_token = get("if_cls_token", False)
     if bool(class_token) != bool(get("use_middle_cls_token", False)):
         raise ValueError(
@@ -58,11 +56,14 @@ def config_from_official(arguments: dict[str, Any]) -> LocalVimConfig:
     rotary = "none"
     if get("if_rope", False):
         rotary = "stream" if get("if_rope_residual", False) else "updates"
+    size, side = get("img_size", 224), get("patch_size", 16)
+    sides = (size, size) if isinstance(size, int) else size
     return LocalVimConfig(
         **directions_from_official("localvim", get("directions"), depth),
         **{_SSM[name]: value for name, value in ssm.items()},
-        image_size=get("img_size", 224),
-        patch_size=get("patch_size", 16),
+        # the official grid of positions has whole patches only
+        image_size=[pixels // side * side for pixels in sides],
+        patch_size=side,
         num_channels=get("channels", 3),
         num_hidden_layers=depth,
         hidden_size=get("embed_dim", 192),
@@ -75,6 +76,7 @@ def config_from_official(arguments: dict[str, Any]) -> LocalVimConfig:
         norm_type="rms_norm" if get("rms_norm", False) else "layer_norm",
         layer_norm_epsilon=get("norm_epsilon", 1e-5),
         residual_in_fp32=get("residual_in_fp32", False),
+        dropout=get("drop_rate", 0.0),
         drop_path_rate=get("drop_path_rate", 0.1),
     )
 

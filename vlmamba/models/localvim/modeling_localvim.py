@@ -44,6 +44,7 @@ class LocalVimEmbeddings(TokenEmbeddings):
             config.grid_size,
             int(config.class_token != "none"),
             config.use_position_embeddings,
+            config.dropout,
         )
         self.class_token = config.class_token
 
