@@ -174,7 +174,15 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
     return made
 
 
-COLUMNS = ["model", "parameters, M", "MACs, G", "ms an image", f"time over {PEER}", "peak, MB", "kept, MB"]
+COLUMNS = [
+    "model",
+    "parameters, M",
+    "MACs, G",
+    "ms an image",
+    f"time / {PEER.partition('/')[0]}'s",
+    "peak, MB",
+    "kept, MB",
+]
 
 
 def _megabytes(value: int | None) -> str:
