@@ -22,6 +22,7 @@ def test_the_published_model_is_found_by_its_shapes():
     model = from_official("vim", weights)
     assert model.config.hidden_size == 192 and model.config.num_labels == 1000
     assert from_official("vim", weights, "tiny").config.to_dict() == model.config.to_dict()
+    assert model.config.id2label[1] == "goldfish, Carassius auratus"
 
 
 def test_fine_tuned_classes_are_counted():

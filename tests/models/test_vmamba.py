@@ -136,6 +136,30 @@ def test_directions_of_the_cascade_keep_their_parameters():
     assert ours["vmamba.encoder.stages.0.blocks.0.mixer.scans.D"][:, 0].tolist() == [0, 2, 1, 3]
 
 
+def test_batch_norms_find_their_places():
+    arguments = {
+        "norm_layer": "bn",
+        "dims": 8,
+        "depths": [1, 1],
+        "patchembed_version": "v2",
+        "downsample_version": "v3",
+    }
+    config = config_from_official(arguments)
+    model = VMambaForImageClassification(config).state_dict()
+    for official in (
+        "patch_embed.2.running_mean",
+        "patch_embed.7.weight",
+        "layers.0.blocks.0.norm.running_var",
+        "layers.1.blocks.0.norm2.num_batches_tracked",
+        "layers.0.downsample.3.bias",
+        "classifier.norm.weight",
+        "layers.0.blocks.0.op.out_norm.weight",
+    ):
+        (ours,) = rename({official: torch.zeros(1)}, config, "image-classification")
+        assert ours in model
+        assert ours.split(".")[-2] == ("out_norm" if "out_norm" in official else "batch_norm")
+
+
 def test_foreign_keys_tasks_and_options_are_errors():
     fixture = golden.load("vmamba-flags")
     weights = dict(fixture.weights)

@@ -16,17 +16,6 @@ from vlmamba.models import ENCODERS
 PREPROCESSING = {"crop_pct": 0.875, "image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
 
 
-def label_names(num_labels: int) -> dict[int, str] | None:
-    """ImageNet's class names in timm's order and words, for the data sets that have so many classes; else None."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    subset = infer_imagenet_subset({"num_classes": num_labels})
-    if subset is None:
-        return None
-    names = ImageNetInfo(subset)
-    return {i: names.index_to_description(i) for i in range(num_labels)}
-
-
 def image_processor_of(family: str, config: PreTrainedConfig) -> BitImageProcessor:
     """The published preprocessing: the shorter side resized, the centre cropped, normed by ImageNet's statistics.
 
@@ -68,10 +57,6 @@ def convert_checkpoint(
     """
     model = from_official(family, read_checkpoint(checkpoint, weights), arguments, task)
     if family in ENCODERS:
-        names = label_names(model.config.num_labels)
-        if names is not None:
-            model.config.id2label = names
-            model.config.label2id = {name: i for i, name in names.items()}
         image_processor_of(family, model.config).save_pretrained(folder)
     model.save_pretrained(folder)
     return model

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from vlmamba.convert.labels import name_labels
 from vlmamba.models import ENCODERS
 
 _FAMILIES = ("mamba", "mamba2", *ENCODERS)
@@ -47,7 +48,7 @@ def from_official(
         task: which model of a family that has several: "image-classification" (the default) or "backbone".
 
     Returns:
-        The model, in evaluation mode, float32.
+        The model, in evaluation mode, float32; a classifier of as many classes as ImageNet has their names.
 
     Raises:
         ValueError: an unknown family, task or preset, an unsupported argument, or keys that are missing, unexpected or
@@ -57,12 +58,6 @@ def from_official(
         >>> model = from_official("vim", torch.load(path, weights_only=True)["model"], {"embed_dim": 192})
     """
     converter = _converter(family)
-    if hasattr(converter, "from_official"):  # transitional
-        model, renamed = converter.from_official(dict(state_dict), dict(arguments), **({"task": task} if task else {}))
-        if problems := list(differences(model, renamed)):
-            raise ValueError(f"from_official({family!r}): the checkpoint does not fit: {_shortened(problems)}")
-        model.load_state_dict(renamed)
-        return model.eval()
     tasks = list(converter.MODELS)
     if task is not None and task not in tasks:
         raise ValueError(f"from_official: {family} has no task {task!r}; expected one of {', '.join(tasks)}")
@@ -76,6 +71,8 @@ def from_official(
     if problems := list(differences(model, renamed)):
         raise ValueError(f"from_official({family!r}): the checkpoint does not fit: {_shortened(problems)}")
     model.load_state_dict(renamed)
+    if family in ENCODERS:
+        name_labels(model.config)
     if hasattr(converter, "finish"):
         converter.finish(model, arguments)
     return model.eval()

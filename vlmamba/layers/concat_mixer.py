@@ -53,8 +53,7 @@ class ConcatMixer(nn.Module):
         rows = self.in_proj(hidden_states).flatten(1, 2)
         x, y = self.act(convolved(self.conv, rows.unsqueeze(1))).squeeze(1).chunk(2, dim=-1)
         paths = get_scan(self.scans.scan).paths(*grid, device=x.device)
-        again = torch.stack([project.bias for project in self.scans.dt_projs])
-        x = self.scans.along(x, paths, dt_bias=again)
+        x = self.scans.along(x, paths, dt_bias=self.scans.time_step_biases(x))
         return self.out_proj(torch.cat([x, y], dim=-1)).unflatten(1, grid)
 
     @torch.no_grad()

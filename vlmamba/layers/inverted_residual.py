@@ -5,25 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vlmamba.layers.maps import MapBatchNorm, convolved, depthwise, reset_convolution
-
-
-class SqueezeExcite(nn.Module):
-    """x * sigmoid(W2 relu(W1 mean over the map(x))) (arXiv:1709.01507).
-
-    Args:
-        channels: D.
-        inner: width between the two layers.
-    """
-
-    def __init__(self, channels: int, inner: int):
-        super().__init__()
-        self.reduce = nn.Linear(channels, inner)
-        self.expand = nn.Linear(inner, channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[B, h, w, D]` -> the same shape."""
-        return x * self.expand(F.relu(self.reduce(x.mean((1, 2), keepdim=True)))).sigmoid()
+from vlmamba.layers.maps import MapBatchNorm, SqueezeExcite, convolved, depthwise, reset_convolution
 
 
 class InvertedResidual(nn.Module):

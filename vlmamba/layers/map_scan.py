@@ -76,10 +76,14 @@ class MapScan(nn.Module):
         rows, grid = x.shape[1], get_scan(self.scan).kind == "grid"
         if paths.shape[1] > rows or (not grid and paths.numel() != rows):
             # there may be padded steps: rows of zeros, whose time steps are the projections' biases alone
-            zero = dt.new_zeros(1, self.splits[0])
-            bias = torch.cat([project(zero) for project in self.dt_projs[order]])
+            bias = self.time_step_biases(dt, order)
             dt, options["dt_bias"] = dt - bias.unsqueeze(1), bias + options.get("dt_bias", 0.0)
         return selective_scan(x, dt, *operands, paths=paths, **options)
+
+    def time_step_biases(self, like: torch.Tensor, order: slice = slice(None)) -> torch.Tensor:
+        """`[K, D]`, what the projections make of nothing: so adapters, quantization and hooks act here too."""
+        nothing = like.new_zeros(1, self.splits[0])
+        return torch.cat([project(nothing) for project in self.dt_projs[order]])
 
     def operands(self, x: torch.Tensor, order: slice = slice(None)) -> tuple[torch.Tensor, ...]:
         """dt, A, B, C and D of the directions `order` over rows `[B, L, D]`."""

@@ -12,11 +12,29 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-class MapBatchNorm(nn.BatchNorm2d):
-    """Batch norm of a channel-last map."""
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that counts a batch once, though gradient checkpointing runs it twice."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self.training and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            # within a backward pass: the batch is in the running statistics already
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, 0.0, self.eps)
+        return super().forward(x)
+
+
+class MapBatchNorm(nn.Module):
+    """Batch norm of a channel-last map.
+
+    It holds the norm, and is none: what exchanges batch norms (for frozen ones, as DETR does, or synchronised ones) finds
+    one that reads maps as they expect.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.batch_norm = BatchNorm(channels, eps=eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return convolved(self.batch_norm, x)
 
 
 class NormedConvolution(nn.Module):
@@ -70,6 +88,25 @@ class MLP(nn.Module):
             x, gate = x.chunk(2, dim=-1)
             return self.dropout(self.fc2(self.dropout(x * self.act(gate))))
         return self.dropout(self.fc2(self.dropout(self.act(x))))
+
+
+class SqueezeExcite(nn.Module):
+    """x * sigmoid(W2 relu(W1 mean over the map(x))) (arXiv:1709.01507).
+
+    Args:
+        channels: D.
+        inner: width between the two layers.
+        bias: whether they have one.
+    """
+
+    def __init__(self, channels: int, inner: int, bias: bool = True):
+        super().__init__()
+        self.reduce = nn.Linear(channels, inner, bias=bias)
+        self.expand = nn.Linear(inner, channels, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[B, h, w, D]` -> the same shape."""
+        return x * self.expand(F.relu(self.reduce(x.mean((1, 2), keepdim=True)))).sigmoid()
 
 
 class LayerScale(nn.Module):
@@ -193,7 +230,7 @@ def depthwise(channels: int, side: int, bias: bool, stride: int = 1) -> nn.Conv2
 
 
 def convolved(conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """A convolution of a channel-last map; permuting is free, as PyTorch convolves that layout too."""
+    """A channel-last map through a module of PyTorch's layout; permuting is free, as PyTorch has kernels for both."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 

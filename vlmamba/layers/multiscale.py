@@ -10,7 +10,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 
 from vlmamba.layers.map_scan import MapScan
-from vlmamba.layers.maps import convolved, depthwise
+from vlmamba.layers.maps import SqueezeExcite, convolved, depthwise
 from vlmamba.scans import get_scan
 
 ScanName = str | list[str] | tuple[str, ...]
@@ -35,24 +35,6 @@ class ChainedScan(MapScan):
             y, state = self.scanned(x, operands, paths, initial_state=state, return_final_state=True)
             given.append(y)
         return torch.stack(given, dim=1)
-
-
-class SqueezeExcitation(nn.Module):
-    """x * sigmoid(W2 relu(W1 mean over the map)), without biases.
-
-    Args:
-        channels: D.
-        reduction: D over the inner width.
-    """
-
-    def __init__(self, channels: int, reduction: int):
-        super().__init__()
-        self.reduce = nn.Linear(channels, channels // reduction, bias=False)
-        self.expand = nn.Linear(channels // reduction, channels, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[B, h, w, D]` -> the same shape."""
-        return x * self.expand(F.relu(self.reduce(x.mean((1, 2), keepdim=True)))).sigmoid()
 
 
 class ConvMLP(nn.Module):
@@ -122,7 +104,9 @@ class MultiScaleSS2D(nn.Module):
         self.scans = MapScan(channels, scan, state_size, rank)
         self.low_scans = ChainedScan(channels, low_scan, state_size, rank)
         self.out_norm = nn.LayerNorm(channels, eps=eps)
-        self.squeeze = SqueezeExcitation(channels, squeeze_reduction) if squeeze_reduction else nn.Identity()
+        self.squeeze = nn.Identity()
+        if squeeze_reduction:
+            self.squeeze = SqueezeExcite(channels, channels // squeeze_reduction, bias=False)
         self.out_proj = nn.Linear(channels, hidden_size, bias=False)
         self.dropout = nn.Dropout(dropout)
 

@@ -189,6 +189,12 @@ class MapEncoderConfig(VisionEncoderConfig):
         """Width of the last stage: of the tokens that the encoder gives."""
         return self.hidden_sizes[-1]
 
+    @property
+    def stage_drop_path_rates(self) -> list[list[float]]:
+        """Rates of the blocks of every stage."""
+        rates = iter(self.drop_path_rates(sum(self.depths)))
+        return [[next(rates) for _ in range(depth)] for depth in self.depths]
+
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the first stage's map of a height x width image."""
         return height // self.patch_size, width // self.patch_size

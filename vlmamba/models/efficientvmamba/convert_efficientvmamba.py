@@ -20,13 +20,13 @@ _CONVOLUTIONAL = r"^layers\.(\d+)\.(\d+)\."
 # official key -> ours, of the parts of a convolutional block
 _PARTS = {
     "conv_pw.0": "widen",
-    "conv_pw.1": "widen_norm",
+    "conv_pw.1": "widen_norm.batch_norm",
     "conv_dw.0": "conv",
-    "conv_dw.1": "conv_norm",
+    "conv_dw.1": "conv_norm.batch_norm",
     "se.conv_reduce": "squeeze.reduce",
     "se.conv_expand": "squeeze.expand",
     "conv_pw2.0": "narrow",
-    "conv_pw2.1": "narrow_norm",
+    "conv_pw2.1": "narrow_norm.batch_norm",
 }
 
 
@@ -43,7 +43,7 @@ _ALL_KEYS = [
     (BLOCK + r"op\.(in_proj|conv2d|out_norm|out_proj)\.", _SCANS + r"\3."),
     (BLOCK + r"op\.(x_proj_weight|dt_projs_weight|dt_projs_bias|A_logs|Ds)$", _SCANS + r"scans.\3"),
     (BLOCK + r"conv_branch\.0\.", _LOCAL + "conv."),
-    (BLOCK + r"conv_branch\.1\.", _LOCAL + "norm."),
+    (BLOCK + r"conv_branch\.1\.", _LOCAL + "norm.batch_norm."),
     (BLOCK + r"conv_branch\.3\.", _LOCAL + "out_proj."),
     (BLOCK + r"se\.norm\.", _GATE + "norm."),
     (BLOCK + r"se\.global_reduce\.", _GATE + "reduce."),

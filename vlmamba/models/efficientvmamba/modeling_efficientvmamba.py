@@ -124,10 +124,9 @@ class EfficientVMambaModel(MapModel, EfficientVMambaPreTrainedModel):
     def build(self, config: EfficientVMambaConfig) -> None:
         width, size = config.hidden_sizes[0], config.patch_size
         norm = _norm(config, width) if config.patch_norm else nn.Identity()
-        rates = iter(config.drop_path_rates(sum(config.depths)))
         stages = [
-            Stage(_downsample(config, i), [_block(config, i, next(rates)) for _ in range(depth)])
-            for i, depth in enumerate(config.depths)
+            Stage(_downsample(config, i), [_block(config, i, rate) for rate in rates])
+            for i, rates in enumerate(config.stage_drop_path_rates)
         ]
         self.encoder = MapEncoder(PatchStem([(config.num_channels, width, size, size, 0)], [norm]), stages)
         self.norm = _norm(config, config.hidden_size)

@@ -16,9 +16,9 @@ _OURS = r"{encoder}.stages.\1.blocks.\2."
 # official key -> ours, the same in every block; {encoder} is its place in the model of the task
 KEYS = [
     (r"^patch_embed\.conv_down\.0\.", "{encoder}.embeddings.convolutions.0.conv."),
-    (r"^patch_embed\.conv_down\.1\.", "{encoder}.embeddings.convolutions.0.norm."),
+    (r"^patch_embed\.conv_down\.1\.", "{encoder}.embeddings.convolutions.0.norm.batch_norm."),
     (r"^patch_embed\.conv_down\.3\.", "{encoder}.embeddings.convolutions.1.conv."),
-    (r"^patch_embed\.conv_down\.4\.", "{encoder}.embeddings.convolutions.1.norm."),
+    (r"^patch_embed\.conv_down\.4\.", "{encoder}.embeddings.convolutions.1.norm.batch_norm."),
     (_BLOCK + r"conv([12])\.", _OURS + r"conv\3.conv."),
     (_BLOCK + r"gamma$", _OURS + "scale.weight"),
     (_BLOCK + r"gamma_1$", _OURS + "scale.weight"),
@@ -28,10 +28,10 @@ KEYS = [
     (_BLOCK + r"mixer\.proj\.", _OURS + "mixer.out_proj."),
     (_BLOCK + r"mixer\.(x_proj\.weight|A_log|D)$", _OURS + r"mixer.scans.\3"),
     (_BLOCK + r"mixer\.dt_proj\.", _OURS + "mixer.scans.dt_projs.0."),
-    (r"^norm\.", "mambavision.norm."),
+    (r"^norm\.", "mambavision.norm.batch_norm."),
     (r"^head\.", "classifier."),
 ]
-_CONV_NORM = (_BLOCK + r"norm([12])\.", _OURS + r"conv\3.norm.")
+_CONV_NORM = (_BLOCK + r"norm([12])\.", _OURS + r"conv\3.norm.batch_norm.")
 _NORMS = [(_BLOCK + r"norm1\.", _OURS + "norm."), (_BLOCK + r"norm2\.", _OURS + "mlp_norm.")]
 # crop_pct where it is not 1.0
 _CROPS = {"T2": 0.98, "S": 0.93, "L2_512_21k": 0.93, "L3_512_21k": 0.93}

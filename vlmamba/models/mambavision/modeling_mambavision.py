@@ -4,12 +4,11 @@
 Maps are channel-last.
 """
 
-from itertools import accumulate
-
 import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vlmamba.layers.concat_mixer import ConcatMixer
 from vlmamba.layers.maps import MLP, LayerScale, MapBatchNorm, MapBlock, MapEncoder, NormedConvolution, Stage
@@ -38,11 +37,8 @@ class MambaVisionEmbeddings(nn.Module):
         return x
 
 
-class MambaVisionConvBlock(nn.Module):
-    """x + drop_path(norm2(conv2(gelu(norm1(conv1(x)))))).
-
-    Gradient checkpointing passes these blocks over: it would run them twice and count a batch twice in the norms.
-    """
+class MambaVisionConvBlock(GradientCheckpointingLayer):
+    """x + drop_path(norm2(conv2(gelu(norm1(conv1(x))))))."""
 
     def __init__(self, config: MambaVisionConfig, channels: int, drop_path: float):
         super().__init__()
@@ -138,12 +134,7 @@ class MambaVisionModel(MapModel, MambaVisionPreTrainedModel):
     """
 
     def build(self, config: MambaVisionConfig) -> None:
-        rates = config.drop_path_rates(sum(config.depths))
-        ends = list(accumulate(config.depths))
-        stages = [
-            _stage(config, i, rates[end - depth : end])
-            for i, (depth, end) in enumerate(zip(config.depths, ends, strict=True))
-        ]
+        stages = [_stage(config, i, rates) for i, rates in enumerate(config.stage_drop_path_rates)]
         self.encoder = MapEncoder(MambaVisionEmbeddings(config), stages)
         self.norm = MapBatchNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """MSVMamba: VMamba with most of its scans on a smaller map (arXiv:2405.14174). Maps are channel-last."""
 
-from itertools import accumulate
-
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -73,11 +71,9 @@ class MSVMambaModel(MapModel, MSVMambaPreTrainedModel):
     def build(self, config: MSVMambaConfig) -> None:
         width, side = config.hidden_sizes[0], config.patch_size
         stem = PatchStem([(config.num_channels, width, side, side, 0)], [_norm(config, width)])
-        rates = config.drop_path_rates(sum(config.depths))
-        ends = list(accumulate(config.depths))
         stages = [
-            Stage(_downsample(config, i), [_block(config, channels, rate) for rate in rates[end - depth : end]])
-            for i, (channels, depth, end) in enumerate(zip(config.hidden_sizes, config.depths, ends, strict=True))
+            Stage(_downsample(config, i), [_block(config, channels, rate) for rate in rates])
+            for i, (channels, rates) in enumerate(zip(config.hidden_sizes, config.stage_drop_path_rates, strict=True))
         ]
         self.encoder = MapEncoder(stem, stages)
         self.norm = _norm(config, config.hidden_size)

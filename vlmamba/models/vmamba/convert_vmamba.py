@@ -61,6 +61,8 @@ _SCANS = {
     "v052d3": "cross_scan_rot90",
 }
 _NORMS = {"ln": "layer_norm", "ln2d": "layer_norm", "bn": "batch_norm"}
+# end of the name of a norm that the config chooses the kind of: all but the mixers'
+_BATCH_NORM = re.compile(r"(\.(?:norm|mlp_norm|stage\d+))\.(weight|bias|running_\w+|num_batches_tracked)$")
 _DOWNSAMPLE = {"v1": "merge", "v2": "conv2", "v3": "conv3"}
 _PATCH_EMBEDDING = {"v1": "single", "v2": "double"}
 _INITIALIZATION = {"v0": "mamba", "v1": "normal", "v2": "uniform"}
@@ -185,6 +187,8 @@ def rename(state_dict: dict[str, torch.Tensor], config: VMambaConfig, task: str)
             tensor = tensor.flatten(1)  # linear layers of early checkpoints are convolutions of side 1
         if key.endswith(".position_embeddings"):
             tensor = _positions(tensor, config)
+        if config.norm_type == "batch_norm":
+            key = _BATCH_NORM.sub(r"\1.batch_norm.\2", key)
         if key.endswith((".x_proj_weight", ".dt_projs_weight", ".dt_projs_bias", ".A_logs", ".Ds")):
             renamed |= _directions(key, tensor, config)
         else:

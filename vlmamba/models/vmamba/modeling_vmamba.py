@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """VMamba: stages of visual state space blocks over a shrinking map (arXiv:2401.10166). Maps are channel-last."""
 
-from itertools import accumulate
-
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -118,11 +116,9 @@ class VMambaModel(MapModel, VMambaPreTrainedModel):
     """
 
     def build(self, config: VMambaConfig) -> None:
-        rates = config.drop_path_rates(sum(config.depths))
-        ends = list(accumulate(config.depths))
         stages = [
-            Stage(_downsample(config, i), [_block(config, channels, rate) for rate in rates[end - depth : end]])
-            for i, (channels, depth, end) in enumerate(zip(config.hidden_sizes, config.depths, ends, strict=True))
+            Stage(_downsample(config, i), [_block(config, channels, rate) for rate in rates])
+            for i, (channels, rates) in enumerate(zip(config.hidden_sizes, config.stage_drop_path_rates, strict=True))
         ]
         self.encoder = MapEncoder(VMambaEmbeddings(config), stages)
         self.norm = _norm(config, config.hidden_size)
