@@ -25,8 +25,8 @@ class BatchNorm(nn.BatchNorm2d):
 class MapBatchNorm(nn.Module):
     """Batch norm of a channel-last map.
 
-    It holds the norm, and is none: what exchanges batch norms (for frozen ones, as DETR does, or synchronised ones) finds
-    one that reads maps as they expect.
+    It holds the norm, and is none: what exchanges batch norms (for frozen ones, as DETR does, or synchronised ones)
+    finds one that reads maps as they expect.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
