@@ -18,7 +18,8 @@ INITIALIZATIONS = ("mamba", "normal", "uniform")
 class MapScan(nn.Module):
     """Rows `[B, L, D]` of a grid to rows: B, C and dt of every row, one scan for each order, merged.
 
-    All orders read the same rows, so that the projections are computed once and nothing is permuted.
+    All orders read the same rows, so that the projections are computed once and nothing is permuted. Orders that share
+    the rows among them (skips) are cut out and stitched together instead: each projects its own rows alone.
 
     Args:
         channels: D.
@@ -47,11 +48,16 @@ class MapScan(nn.Module):
         self.A_log = nn.Parameter(torch.empty(directions, channels, state_size))
         self.D = nn.Parameter(torch.empty(directions, channels))
         self.average = merge == "mean"
+        self.stitched = merge == "sum" and _shares_rows(scan)
         self.merge = make_merge(merge, channels, directions, eps)
 
     def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """`[B, L, D]` -> `[B, L, D]`."""
-        paths = get_scan(self.scan).paths(*grid, device=x.device)
+        scan = get_scan(self.scan)
+        if self.stitched:
+            sequences = scan.gather(x, *grid)
+            return scan.merge(selective_scan(sequences, *self.operands(sequences), merge=False), *grid)
+        paths = scan.paths(*grid, device=x.device)
         y = self.along(x, paths, merge=self.merge is None)
         if self.merge is not None:
             return self.merge(y)
@@ -86,8 +92,12 @@ class MapScan(nn.Module):
         return torch.cat([project(nothing) for project in self.dt_projs[order]])
 
     def operands(self, x: torch.Tensor, order: slice = slice(None)) -> tuple[torch.Tensor, ...]:
-        """dt, A, B, C and D of the directions `order` over rows `[B, L, D]`."""
-        projected = self.x_proj(x).unflatten(-1, (len(self.dt_projs), -1)).transpose(1, 2)[:, order]
+        """dt, A, B, C and D of the directions `order` over rows `[B, L, D]`, or over each one's own, `[B, K, T, D]`."""
+        projected = self.x_proj(x).unflatten(-1, (len(self.dt_projs), -1))
+        if x.dim() == 3:
+            projected = projected.transpose(1, 2)[:, order]
+        else:
+            projected = projected.diagonal(dim1=1, dim2=3).movedim(-1, 1)
         dt, B, C = projected.split(self.splits, dim=-1)
         dt = torch.stack([project(dt[:, k]) for k, project in enumerate(self.dt_projs[order])], dim=1)
         return dt, -torch.exp(widened(self.A_log[order])), B, C, self.D[order]
@@ -111,6 +121,12 @@ class MapScan(nn.Module):
         for project in self.dt_projs:
             reset_time_steps(project, initialization)
         reset_merge(self.merge, std)
+
+
+def _shares_rows(scan: str | list[str] | tuple[str, ...]) -> bool:
+    """Whether every row of a grid is visited by one of the orders, and once."""
+    found = get_scan(scan)
+    return found.kind == "parts" and int((found.paths(8, 8) >= 0).sum()) == 64
 
 
 class HeadwiseMapScan(nn.Module):
