@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' heads and pipelines on our encoders: nothing of them is written here, all of it has to work."""
+"""Heads and pipelines of transformers on our encoders, none of them written here; and our language model."""
 
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from tests.close import assert_close
-from tests.models.encoders import four_stages, model_of
+from tests.models.encoders import TINY, four_stages, model_of
+from tests.models.tiny import tiny_model
 from vlmamba.models import ENCODERS
 
 pytestmark = pytest.mark.parametrize("family", ENCODERS)
@@ -142,3 +143,16 @@ def test_a_pipeline_segments(tmp_path, family):
         processor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / name)
         found = pipeline("image-segmentation", model=str(tmp_path / name))(PICTURE, subtask="semantic")
         assert found and all(one["mask"].size == Image.open(PICTURE).size for one in found)
+
+
+def test_our_language_model_reads_it(family):
+    fields = {**TINY[family], "model_type": family, "image_size": 64, "initializer_range": 0.5}
+    model = tiny_model(vision_config=fields)
+    count = model.config.image_seq_length
+    ids = torch.tensor([[1, 7, *[4] * count, 8, 9]])
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        first, second = (model(input_ids=ids, pixel_values=one[None]).logits for one in images)
+        both = model(input_ids=ids.expand(2, -1), pixel_values=images).logits
+    assert not torch.equal(first[:, -1], second[:, -1])
+    assert_close("batch", both, torch.cat([first, second]))
