@@ -40,10 +40,6 @@ def random_order(seed: int) -> Scan:
     )
 
 
-for _seed in range(4):
-    _register_once(random_order(_seed))
-
-
 def exactly(scan: Scan, num_paths: int) -> Scan:
     """A scan of `num_paths` orders: those of `scan`, then these read backwards, and so on until there are enough."""
 
@@ -64,6 +60,8 @@ def scan_names(recipe: dict[str, Any]) -> dict[str, str]:
     """
     if not recipe.get("scans"):
         raise RecipeError("scans: no rows, expected `row: scan` or `row: [scan, scan]`")
+    for seed in range(4):
+        _register_once(random_order(seed))
     found = {}
     for row, names in recipe["scans"].items():
         try:

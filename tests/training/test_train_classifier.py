@@ -275,7 +275,7 @@ def test_orders_are_completed_by_reading_them_backwards():
     assert torch.equal(
         ablate_scans.exactly(get_scan("cross_scan"), 2).paths(3, 5), get_scan("raster+column").paths(3, 5)
     )
-    order = get_scan("random_order_1").paths(4, 6)[0]
+    order = ablate_scans.random_order(1).paths(4, 6)[0]
     assert sorted(order.tolist()) == list(range(24)) and not torch.equal(order, order.sort().values)
     wrong = {"a": "hilbrt"}, {"a": list_scans("video")[0]}
     for scans, words in zip(({}, *wrong), ("no rows", "scans.a: ", "scans.a: .* is for 'video'"), strict=True):
