@@ -22,3 +22,8 @@ def test_ask():
     question = "Is there a castle in the picture?"
     answer = run("examples/ask.py", "examples/castle.png", question).strip()
     assert f"| `castle.png` | {question} | {answer} |" in (ROOT / "README.md").read_text()
+
+
+def test_segment():
+    before, after = (int(line.split("%")[0].split()[-1]) for line in run("examples/segment.py").splitlines())
+    assert after > max(before, 60)
