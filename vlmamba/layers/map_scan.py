@@ -45,7 +45,7 @@ class MapScan(nn.Module):
         # one product for all directions; their time steps, input and output matrices follow one another
         self.x_proj = nn.Linear(channels, directions * sum(self.splits), bias=False)
         self.dt_projs = nn.ModuleList(nn.Linear(time_step_rank, channels) for _ in range(directions))
-        self.A_log = nn.Parameter(torch.empty(directions, channels, state_size))
+        self.A_log = nn.Parameter(torch.empty(directions, channels, state_size, dtype=torch.float32))
         self.D = nn.Parameter(torch.empty(directions, channels))
         self.average = merge == "mean"
         self.stitched = merge == "sum" and _shares_rows(scan)

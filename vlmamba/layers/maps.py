@@ -184,7 +184,9 @@ class Stage(nn.Module):
 
 
 class MapEncoder(nn.Module):
-    """Images to the maps of the stem and of every stage.
+    """Images to the positions `[B, h * w, D]` of the stem and of every stage, each with its grid (h, w).
+
+    What is given is what the next stage reads, so that gradients can be kept of it.
 
     Args:
         embeddings: `[B, C, H, W]` -> the stem's map.
@@ -196,11 +198,16 @@ class MapEncoder(nn.Module):
         self.embeddings = embeddings
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
-        maps = [self.embeddings(pixel_values)]
+    def forward(self, pixel_values: torch.Tensor) -> list[tuple[torch.Tensor, tuple[int, int]]]:
+        states = [_rows(self.embeddings(pixel_values))]
         for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return maps
+            tokens, grid = states[-1]
+            states.append(_rows(stage(tokens.unflatten(1, grid))))
+        return states
+
+
+def _rows(x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    return x.flatten(1, 2), tuple(x.shape[1:3])
 
 
 class PatchStem(nn.Module):

@@ -66,7 +66,7 @@ class PlainMixer(nn.Module):
         self.conv2d = depthwise(channels, conv_kernel, conv_bias)
         self.x_proj = nn.Linear(channels, sum(self.splits), bias=False)
         self.dt_proj = nn.Linear(rank, channels)
-        self.A_log = nn.Parameter(torch.empty(channels, state_size))
+        self.A_log = nn.Parameter(torch.empty(channels, state_size, dtype=torch.float32))
         self.D = nn.Parameter(torch.empty(channels))
         self.move_embeddings = nn.Parameter(torch.empty(_NUM_MOVES, state_size)) if move_embeddings else None
         self.out_proj = nn.Linear(channels, hidden_size, bias=bias)

@@ -34,7 +34,7 @@ class ScanDirection(nn.Module):
         self.conv1d = nn.Conv1d(channels, channels, conv_kernel, groups=channels, padding=conv_kernel - 1)
         self.x_proj = nn.Linear(channels, sum(self.splits), bias=False)
         self.dt_proj = nn.Linear(time_step_rank, channels)
-        self.A_log = nn.Parameter(torch.empty(channels, state_size))
+        self.A_log = nn.Parameter(torch.empty(channels, state_size, dtype=torch.float32))
         self.D = nn.Parameter(torch.empty(channels))
 
     @force_accelerate_hooks(["conv1d"])  # offloaded weights are brought in by calls; these are only read
@@ -102,7 +102,7 @@ class VisionMixer(nn.Module):
             ScanDirection(channels, state_size, conv_kernel, rank) for _ in range(num_paths if shared == "none" else 1)
         )
         if shared == "inputs":
-            self.other_A_log = nn.Parameter(torch.empty(num_paths - 1, channels, state_size))
+            self.other_A_log = nn.Parameter(torch.empty(num_paths - 1, channels, state_size, dtype=torch.float32))
         self.merge = make_merge(merge, channels, num_paths)
         self.out_proj = nn.Linear(channels, hidden_size, bias=False)
         self.layer_scale_value = layer_scale

@@ -19,7 +19,8 @@ class KernelPreTrainedModel(PreTrainedModel):
     """A `PreTrainedModel` whose scans run on `vlmamba.ops`: its state matrices stay in float32."""
 
     supports_gradient_checkpointing = True
-    _keep_in_fp32_modules_strict = ["A_log", "other_A_log"]
+    # of every name that has it in it
+    _keep_in_fp32_modules_strict = ["A_log"]
 
     @torch.no_grad()
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the vision encoders inherit: tokens or maps out of images, a classifier, a backbone."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -61,6 +61,20 @@ class VisionPreTrainedModel(KernelPreTrainedModel):
             f"{config.least_side}"
         )
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        current = self.get_input_embeddings()
+        self.set_submodule(next(name for name, module in self.named_modules() if module is current), value)
+
+    def wanted_states(self, output_hidden_states: bool | int | Sequence[int] | None) -> Sequence[int]:
+        """The indices of the states that are asked for: all, none, or those named, as transformers has it."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        indices = range(len(self.config.stage_names))
+        if isinstance(output_hidden_states, bool):
+            return indices if output_hidden_states else ()
+        named = [output_hidden_states] if isinstance(output_hidden_states, int) else output_hidden_states
+        return [indices[i] for i in named if -len(indices) <= i < len(indices)]
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -97,32 +111,44 @@ class VisionModel:
         """The patches `[B, h * w, D]` of all tokens `[B, L, D]`, row by row."""
         return tokens
 
+    def hidden_state(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """What is given of a state `[B, L, D]`."""
+        return tokens
+
+    def hidden_states(self, encoded: Encoded, wanted: Sequence[int]) -> tuple[torch.Tensor | None, ...] | None:
+        """The states with these indices, None for the others; nothing if none is wanted."""
+        if not wanted:
+            return None
+        indices = range(len(self.config.stage_names))
+        return tuple(self.hidden_state(*encoded.kept[i]) if i in wanted else None for i in indices)
+
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: object
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
+        **kwargs: object,
     ) -> BaseModelOutputWithPooling:
         """Encode images.
 
         Args:
             pixel_values: `[B, num_channels, H, W]`.
             output_hidden_states: also return the tokens before the first and after every layer (of an encoder with
-                stages: of the stem and every stage), `[B, L, D]` each.
+                stages: of the stem and every stage), `[B, L, D]` each; or those of these indices, and None for others.
 
         Returns:
             `last_hidden_state` `[B, L, hidden_size]`, the normed tokens, row by row (their grid: `config.grid(H, W)`),
             with class tokens or registers where the encoder has any; `pooler_output` `[B, pooled_size]`.
         """
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
         self.check_pixels(pixel_values)
-        keep = range(len(self.config.stage_names)) if output_hidden_states else ()
+        keep = self.wanted_states(output_hidden_states)
         arguments = {name: kwargs[name] for name in self.encode_arguments if kwargs.get(name) is not None}
         encoded = self.encode(pixel_values, keep, **arguments)
         tokens = self.normed(encoded.last, encoded.grid)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
             pooler_output=self.pool(tokens, encoded.grid, **arguments),
-            hidden_states=tuple(state for state, _ in encoded.kept.values()) if output_hidden_states else None,
+            hidden_states=self.hidden_states(encoded, keep),
         )
 
 
@@ -162,8 +188,7 @@ class MapModel(VisionModel):
         return self.norm(tokens.unflatten(1, grid)).flatten(1, 2)
 
     def encode(self, pixel_values: torch.Tensor, keep: Container[int] = ()) -> Encoded:
-        maps = self.encoder(pixel_values)
-        states = [(one.flatten(1, 2), tuple(one.shape[1:3])) for one in maps]
+        states = self.encoder(pixel_values)
         return Encoded(*states[-1], {i: state for i, state in enumerate(states) if i in keep})
 
 
@@ -188,14 +213,15 @@ class ImageClassifier:
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         **kwargs: object,
     ) -> ImageClassifierOutput:
         """Classify images.
 
         Args:
             pixel_values: `[B, num_channels, H, W]`.
-            labels: class indices `[B]`; with them the cross-entropy is returned as `loss`.
+            labels: with them `loss` is returned: the cross-entropy of class indices `[B]`; or, if `config.problem_type`
+                says so, that of every class by itself (`[B, num_labels]`, 0 to 1), or the squared error.
             output_hidden_states: as the encoder's.
 
         Returns:
@@ -210,7 +236,9 @@ class ImageClassifier:
 class VisionBackbone(BackboneMixin):
     """Mixed into a family's encoder: the maps of the stages that `config.out_features` names, for transformers' heads.
 
-    `channels` and `strides` (pixels from one position to the next) say what the maps are.
+    `channels` and `strides` (pixels from one position to the next) say what the maps are. `AutoBackbone.from_config`
+    makes one. A folder's weights, a classifier's as well, are loaded by the family's own class, as in
+    `VimBackbone.from_pretrained(folder, out_indices=[6, 12])`: `AutoBackbone.from_pretrained` asks the hub alone.
     """
 
     has_attentions = False
@@ -232,25 +260,23 @@ class VisionBackbone(BackboneMixin):
         """The last thing that is done to the maps `[B, D, h, w]`."""
         return maps
 
+    def hidden_state(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+        return self.patch_tokens(tokens, grid).unflatten(1, grid).permute(0, 3, 1, 2)
+
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: object
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
+        **kwargs: object,
     ) -> BackboneOutput:
         """`[B, num_channels, H, W]` -> `feature_maps`, `[B, D, h, w]` for every stage of `config.out_features`."""
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
         self.check_pixels(pixel_values)
-        count = len(self.stage_names)
-        out = [i % count for i in self.out_indices]
-        encoded = self.encode(pixel_values, range(count) if output_hidden_states else out)
+        out = [i % len(self.stage_names) for i in self.out_indices]
+        keep = self.wanted_states(output_hidden_states)
+        encoded = self.encode(pixel_values, {*out, *keep})
         maps = [self.features(i, *encoded.kept[i]).permute(0, 3, 1, 2).contiguous() for i in out]
-        hidden = None
-        if output_hidden_states:
-            hidden = tuple(
-                self.patch_tokens(tokens, grid).unflatten(1, grid).permute(0, 3, 1, 2)
-                for tokens, grid in encoded.kept.values()
-            )
-        return BackboneOutput(feature_maps=tuple(self.finish(maps)), hidden_states=hidden)
+        return BackboneOutput(feature_maps=tuple(self.finish(maps)), hidden_states=self.hidden_states(encoded, keep))
 
 
 class FeaturePyramid(nn.Module):
