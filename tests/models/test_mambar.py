@@ -81,6 +81,15 @@ def test_options_off_the_published_path_run_and_train(arguments):
     assert not {n for n, p in model.named_parameters() if p.grad is None}
 
 
+def test_official_models_of_an_odd_size_leave_out_what_no_whole_patch_has():
+    fixture = golden.load("mambar-reduce-eps")
+    side, patch = fixture.arguments["img_size"], fixture.arguments["patch_size"]
+    odd = from_official("mambar", fixture.weights, {**fixture.arguments, "img_size": [side + 1, side + patch - 1]})
+    whole = from_official("mambar", fixture.weights, fixture.arguments)
+    pixels = torch.randn(1, 3, side + 1, side + patch - 1)
+    torch.testing.assert_close(odd(pixels).logits, whole(pixels[:, :, :side, :side]).logits)
+
+
 def test_official_defaults():
     config = config_from_official({})
     assert (config.num_registers, config.register_reduction, config.norm_type) == (1, 1, "layer_norm")
@@ -93,6 +102,8 @@ def test_official_defaults():
         ({"num_cls_tokens": 0}, "num_cls_tokens is 0, expected 1 or more"),
         ({"cls_reduce": 3}, "cls_reduce is 3, expected a divisor of num_cls_tokens 4 and embed_dim 16"),
         ({"ssm_cfg": {"bias": True}}, "ssm_cfg has bias, expected d_state, d_conv, expand, dt_rank"),
+        ({"ssm_cfg": {"use_fast_path": False}}, "use_fast_path is False, expected True"),
+        ({"patch_size": [8, 4]}, r"patch_size is \[8, 4\], expected one side"),
     ],
     ids=str,
 )

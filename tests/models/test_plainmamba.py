@@ -97,13 +97,21 @@ def test_official_defaults_and_arguments_reach_the_config():
         (backbone(layer_cfgs=[{}, {}]), "layer_cfgs is a list, expected one dict for all layers"),
         (backbone({"conv_stride": 2}), "mamba_cfg has conv_stride, expected d_state, expand"),
         (backbone(norm_cfg={"type": "BN"}), "norm_cfg is {'type': 'BN'}, expected type 'LN'"),
-        (backbone(out_indices=[0]), r"out_indices is \[0\], expected -1"),
     ],
-    ids=range(5),
+    ids=range(4),
 )
 def test_what_has_no_counterpart_is_an_error(arguments, words):
     with pytest.raises(ValueError, match=words):
         from_official("plainmamba", {}, arguments)
+
+
+def test_norms_of_other_layers_are_not_the_classifiers():
+    # officially it reads the last layer, whichever layers a head for maps would be given
+    fixture = golden.load("plainmamba-l1-eps")
+    arguments = {**fixture.arguments, "backbone": {**fixture.arguments["backbone"], "out_indices": [0, -1]}}
+    weights = {**fixture.weights, "backbone.norm_layer0.weight": torch.ones(8)}
+    with torch.no_grad():
+        fixture.check(from_official("plainmamba", weights, arguments)(fixture.io["pixel_values"]).logits, "logits")
 
 
 def test_missing_and_foreign_keys_are_listed():
@@ -119,6 +127,15 @@ def test_images_of_any_side_give_the_grid_of_the_config(side):
     model = PlainMambaModel(tiny()).eval()
     tokens = model(torch.randn(1, 3, side, 40)).last_hidden_state
     assert tokens.shape[1] == model.config.grid(side, 40)[0] * 5
+
+
+@pytest.mark.parametrize("side", [31, 33, 39])
+def test_images_can_lose_what_no_whole_patch_has(side):
+    model = PlainMambaModel(tiny(pad_images=False)).eval()
+    pixels = torch.randn(1, 3, side, 45)
+    whole = pixels[:, :, : side // 8 * 8, :40]
+    torch.testing.assert_close(model(pixels).last_hidden_state, model(whole).last_hidden_state)
+    assert model.config.grid(side, 45) == (side // 8, 5)
 
 
 @pytest.mark.parametrize("scan", ["cross_scan", "zigma8", ["row_snake", "hilbert"], "local_w2"])

@@ -71,9 +71,32 @@ def test_options_off_the_published_path_run_and_train(arguments):
     assert not unused
 
 
+@pytest.mark.parametrize("size", [[70, 67], 71], ids=str)
+def test_official_models_of_an_odd_size_leave_out_what_no_whole_patch_has(size):
+    fixture = golden.load("vim-midcls")
+    odd = from_official("vim", fixture.weights, {**fixture.arguments, "img_size": size})
+    whole = from_official("vim", fixture.weights, fixture.arguments)
+    sides = size if isinstance(size, list) else [size] * 2
+    pixels = torch.randn(1, 3, *sides)
+    torch.testing.assert_close(odd(pixels).logits, whole(pixels[:, :, :64, :64]).logits)
+    assert odd.config.grid(*sides) == (8, 8) and not odd.config.pad_images and whole.config.pad_images
+
+
+def test_arguments_without_effect_are_taken():
+    mixer = {"dt_min": 0.01, "dt_init": "constant", "use_fast_path": True, "d_state": 4}
+    assert config_from_official({"ssm_cfg": mixer}).state_size == 4
+    assert config_from_official({"bimamba_type": "none", "ssm_cfg": {"use_fast_path": False}}).scan == "raster"
+
+
 def test_unsupported_arguments_and_foreign_keys_are_errors():
-    with pytest.raises(ValueError, match="if_rope is True"):
-        from_official("vim", {}, {"if_rope": True})
+    for arguments, words in (
+        ({"if_bidirectional": True}, "if_bidirectional is True"),
+        ({"ssm_cfg": {"bias": True}}, "ssm_cfg has bias, expected d_state, d_conv, expand, dt_rank"),
+        ({"ssm_cfg": {"use_fast_path": False}}, "use_fast_path is False, expected True"),
+        ({"patch_size": [8, 4]}, r"patch_size is \[8, 4\], expected one side"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            from_official("vim", {}, arguments)
     fixture = golden.load("vim-midcls")
     weights = dict(fixture.weights)
     weights["layers.0.mixer.extra"] = weights.pop("norm_f.weight")

@@ -14,7 +14,7 @@ Grid = tuple[int, int]
 class TokenEmbeddings(nn.Module):
     """A convolution of patches, tokens that are no patches (class token, registers), and position embeddings.
 
-    Images whose sides are no whole number of patches get zeros at the bottom and right.
+    Images whose sides are no whole number of patches get zeros at the bottom and right, or lose what is left there.
 
     Args:
         num_channels: image channels.
@@ -25,6 +25,7 @@ class TokenEmbeddings(nn.Module):
         positions: whether there are position embeddings, one for every token of the sequence.
         dropout: of the tokens, at the end.
         interpolation: how position embeddings are resized, "bicubic" or "bilinear".
+        pad: whether images get zeros.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class TokenEmbeddings(nn.Module):
         positions: bool = True,
         dropout: float = 0.0,
         interpolation: str = "bicubic",
+        pad: bool = True,
     ):
         super().__init__()
+        self.pad = pad
         self.patch_size, self.stride, self.grid, self.interpolation = patch_size, stride, grid, interpolation
         self.patch_embeddings = nn.Conv2d(num_channels, hidden_size, patch_size, stride=stride)
         self.class_tokens = nn.Parameter(torch.empty(1, num_extra, hidden_size)) if num_extra else None
@@ -54,7 +57,7 @@ class TokenEmbeddings(nn.Module):
 
     def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`[B, C, H, W]` -> patches `[B, D, h, w]`."""
-        bottom, right = ((self.patch_size - side) % self.stride for side in pixel_values.shape[2:])
+        bottom, right = ((self.patch_size - side) % self.stride * self.pad for side in pixel_values.shape[2:])
         x = F.pad(pixel_values, (0, right, 0, bottom)) if right or bottom else pixel_values
         return self.patch_embeddings(x.to(self.patch_embeddings.weight.dtype))
 

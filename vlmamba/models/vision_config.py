@@ -104,6 +104,8 @@ class TokenEncoderConfig(VisionEncoderConfig):
         hidden_size: width of the tokens.
         num_hidden_layers: number of blocks.
         patch_size: side of a patch, in pixels.
+        pad_images: cover an image whose sides are no whole number of patches, with zeros at the bottom and right;
+            else pixels there are left out that no whole patch has.
         apply_layernorm: a backbone norms its feature maps with the final norm.
         add_fpn: a backbone of four stages turns them into maps of 1/4, 1/2, 1 and 2 times the patch's stride, for heads
             that expect a pyramid.
@@ -112,6 +114,7 @@ class TokenEncoderConfig(VisionEncoderConfig):
     hidden_size: int = 192
     num_hidden_layers: int = 24
     patch_size: int = 16
+    pad_images: bool = True
     apply_layernorm: bool = True
     add_fpn: bool = False
 
@@ -133,7 +136,9 @@ class TokenEncoderConfig(VisionEncoderConfig):
         return self.patch_size
 
     def padded(self, side: int) -> int:
-        """The side of an image after zeros were added so that whole patches cover it."""
+        """The side of an image of which whole patches cover all: zeros were added, or the rest left out."""
+        if not self.pad_images:
+            return side - (side - self.patch_size) % self.step
         return side + (self.patch_size - side) % self.step
 
     def grid(self, height: int, width: int) -> tuple[int, int]:

@@ -45,6 +45,7 @@ class LocalVimEmbeddings(TokenEmbeddings):
             int(config.class_token != "none"),
             config.use_position_embeddings,
             config.dropout,
+            pad=config.pad_images,
         )
         self.class_token = config.class_token
 

@@ -30,6 +30,7 @@ class MambaNDEmbeddings(TokenEmbeddings):
             config.grid_size,
             dropout=config.dropout,
             interpolation=config.interpolation,
+            pad=config.pad_images,
         )
 
     @torch.no_grad()

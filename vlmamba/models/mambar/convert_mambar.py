@@ -51,9 +51,17 @@ def config_from_official(arguments: dict[str, Any]) -> MambaRConfig:
         raise ValueError(
             f"mambar: cls_reduce is {reduction}, expected a divisor of num_cls_tokens {registers} and embed_dim {width}"
         )
+    if not mixer.get("use_fast_path", True):
+        raise ValueError("mambar: use_fast_path is False, expected True: without, the official code reads one way")
+    size, patch = get("img_size", 224), get("patch_size", 16)
+    sides = (size, size) if isinstance(size, int) else size
+    if not isinstance(patch, int):
+        raise ValueError(f"mambar: patch_size is {patch!r}, expected one side")
     return MambaRConfig(
-        image_size=get("img_size", 224),
-        patch_size=get("patch_size", 16),
+        image_size=size,
+        patch_size=patch,
+        # the official grid has whole patches only
+        pad_images=all(side % patch == 0 for side in sides),
         num_channels=get("channels", 3),
         num_hidden_layers=get("depth", 24),
         hidden_size=width,

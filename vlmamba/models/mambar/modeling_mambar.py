@@ -30,6 +30,7 @@ class MambaREmbeddings(TokenEmbeddings):
             config.grid_size,
             config.num_registers,
             dropout=config.dropout,
+            pad=config.pad_images,
         )
         self.num_registers = config.num_registers
 

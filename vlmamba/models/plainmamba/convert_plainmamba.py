@@ -26,6 +26,8 @@ KEYS = [
     (r"^backbone\.ln1\.", "plainmamba.norm."),
     (r"^head\.fc\.", "classifier."),
 ]
+# of the layers that `out_indices` names: the classifier reads the last one, whichever these are
+_OTHER_NORM = re.compile(r"^backbone\.norm_layer\d+\.")
 _STEM_CONVOLUTION = re.compile(r"^backbone\.patch_embed\.convs\.(\d+)\.")
 # modules of the stem's first convolution: itself, its norm and its activation
 _STEM_OFFSET = 3
@@ -80,10 +82,6 @@ def config_from_official(arguments: dict[str, Any]) -> PlainMambaConfig:
     if norm is None or norm.get("type") != "LN":
         raise ValueError(f"plainmamba: norm_cfg is {norm!r}, expected type 'LN'")
     architecture = _architecture(backbone)
-    layers = architecture.get("num_hidden_layers", PlainMambaConfig.num_hidden_layers)
-    out = get("out_indices", -1)
-    if list(out if isinstance(out, list | tuple) else [out]) not in ([-1], [layers - 1]):
-        raise ValueError(f"plainmamba: out_indices is {out!r}, expected -1, the last layer")
     return PlainMambaConfig(
         **architecture,
         image_size=get("img_size", 224),
@@ -102,6 +100,8 @@ def rename(state_dict: dict[str, torch.Tensor], config: PlainMambaConfig, task: 
     """Official names to ours; names that match nothing are kept, so that loading reports them."""
     renamed = {}
     for key, tensor in state_dict.items():
+        if _OTHER_NORM.match(key):
+            continue
         if match := _STEM_CONVOLUTION.match(key):
             key = f"plainmamba.embeddings.stem.{int(match[1]) + _STEM_OFFSET}.{key[match.end() :]}"
         for pattern, target in KEYS:

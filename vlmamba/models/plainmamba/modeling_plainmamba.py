@@ -28,6 +28,7 @@ class PlainMambaEmbeddings(TokenEmbeddings):
             positions=config.use_position_embeddings,
             dropout=config.dropout,
             interpolation=config.interpolation,
+            pad=config.pad_images,
         )
         layers = [*_stem_convolution(config.num_channels, 7, 2)]
         for _ in range(config.num_stem_convolutions):
@@ -35,6 +36,10 @@ class PlainMambaEmbeddings(TokenEmbeddings):
         self.stem = nn.Sequential(*layers)
 
     def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if not self.pad:  # before the stem reads what is left over
+            whole = 2 * self.patch_size
+            height, width = (side // whole * whole for side in pixel_values.shape[2:])
+            pixel_values = pixel_values[:, :, :height, :width]
         return super().project(self.stem(pixel_values.to(self.patch_embeddings.weight.dtype)))
 
     @torch.no_grad()

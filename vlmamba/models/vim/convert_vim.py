@@ -28,6 +28,9 @@ KEYS = [
 ]
 _POOLING = {"none": "last", "mean": "mean", "max": "max", "all": "none"}
 _UNSUPPORTED = ("if_rope", "if_rope_residual", "if_bidirectional")
+# of the mixer's arguments: those with a field here, and those that do not change what a trained model computes
+_MIXER_SIZES = ("d_state", "d_conv", "expand", "dt_rank")
+_WITHOUT_EFFECT = ("dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "use_fast_path")
 
 
 def config_from_official(arguments: dict[str, Any]) -> VimConfig:
@@ -41,9 +44,13 @@ def config_from_official(arguments: dict[str, Any]) -> VimConfig:
             raise ValueError(f"vim: {name} is {arguments[name]!r}, which no published Vim uses; expected False")
     get = arguments.get
     ssm = get("ssm_cfg") or {}
+    if unknown := ssm.keys() - {*_MIXER_SIZES, *_WITHOUT_EFFECT}:
+        raise ValueError(f"vim: ssm_cfg has {', '.join(sorted(unknown))}, expected {', '.join(_MIXER_SIZES)}")
     bimamba = "v1" if get("if_bimamba") else get("bimamba_type", "v2")
     if bimamba not in ("none", "v1", "v2"):
         raise ValueError(f"vim: bimamba_type is {bimamba!r}, expected 'none', 'v1' or 'v2'")
+    if not ssm.get("use_fast_path", True) and bimamba != "none":
+        raise ValueError("vim: use_fast_path is False, expected True: without, the official code reads one direction")
     pooling = get("final_pool_type", "none")
     if pooling not in _POOLING:
         raise ValueError(f"vim: final_pool_type is {pooling!r}, expected one of {', '.join(_POOLING)}")
@@ -53,10 +60,16 @@ def config_from_official(arguments: dict[str, Any]) -> VimConfig:
         class_token = "both"
     else:
         class_token = "middle" if get("use_middle_cls_token", True) else "first"
+    size, patch, stride = get("img_size", 224), get("patch_size", 16), get("stride", 16)
+    sides = (size, size) if isinstance(size, int) else size
+    if not isinstance(patch, int):
+        raise ValueError(f"vim: patch_size is {patch!r}, expected one side")
     return VimConfig(
-        image_size=get("img_size", 224),
-        patch_size=get("patch_size", 16),
-        patch_stride=get("stride", 16),
+        image_size=size,
+        patch_size=patch,
+        patch_stride=stride,
+        # the official grid has whole patches only
+        pad_images=all((side - patch) % stride == 0 for side in sides),
         num_channels=get("channels", 3),
         num_hidden_layers=get("depth", 24),
         hidden_size=get("embed_dim", 192),

@@ -33,6 +33,7 @@ class VimEmbeddings(TokenEmbeddings):
             config.grid_size,
             config.num_class_tokens,
             config.use_position_embeddings,
+            pad=config.pad_images,
         )
         self.class_token = config.class_token
 
