@@ -131,6 +131,12 @@ def test_options_off_the_published_path_train_at_any_size(options):
         assert not {name for name, p in model.named_parameters() if p.grad is None}
 
 
+def test_only_a_number_is_a_layer_scale():
+    scales = {"layer_scale": True, "layer_scale_conv": 1}
+    config = config_from_official(scales)
+    assert (config.layer_scale_init_value, config.conv_layer_scale_init_value) == (None, 1.0)
+
+
 def test_a_new_model_starts_as_published():
     model = MambaVisionForImageClassification(tiny(layer_scale_init_value=1e-5))
     mixer, block = model.mambavision.encoder.stages[1].blocks[0].mixer, model.mambavision.encoder.stages[1].blocks[0]

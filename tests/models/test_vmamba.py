@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,26 @@ def test_positions_are_resized_for_another_image_size():
     pixels = torch.randn(1, 3, 96, 96)
     small = from_official("vmamba", fixture.weights, fixture.arguments)  # resizes when it runs
     torch.testing.assert_close(model(pixels).logits, small(pixels).logits)
+
+
+def test_positions_are_those_of_whole_patches_and_not_added_in_a_backbone():
+    arguments = {**golden.load("vmamba-flags").arguments, "imgsize": 67}
+    config = config_from_official(arguments)
+    assert config.grid_size == (16, 16) and config_from_official({**arguments, "posembed": False}).image_size == 67
+    table = torch.randn(1, 16, 16, 16)
+    for task, encoder in (("image-classification", "vmamba.encoder"), ("backbone", "encoder")):
+        ours = rename({"pos_embed": table}, config, task)[f"{encoder}.embeddings.position_embeddings"]
+        # the official backbone has them and leaves them out
+        assert torch.equal(ours, table.permute(0, 2, 3, 1) * (task != "backbone"))
+
+
+@pytest.mark.parametrize("family", ["vmamba", "localvmamba", "efficientvmamba", "msvmamba", "mambavision"])
+def test_official_backbones_give_the_stages_in_their_order(family):
+    arguments = {"forward_type": "v2", "downsample_version": "v1", "out_indices": (3, 1)}
+    if family == "msvmamba":
+        arguments |= {"sscore_type": "multiscale_4scan_12", "convFFN": True, "mlp_ratio": 0.0}
+    converter = import_module(f"vlmamba.models.{family}.convert_{family}")
+    assert converter.config_from_official(arguments).out_features == ["stage2", "stage4"]
 
 
 def test_directions_of_the_cascade_keep_their_parameters():

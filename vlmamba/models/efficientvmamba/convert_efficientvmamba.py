@@ -87,7 +87,7 @@ def config_from_official(arguments: dict[str, Any]) -> EfficientVMambaConfig:
         patch_norm=get("patch_norm", True),
         downsample="conv2" if get("downsample_version", "v2") == "v2" else "merge",
         drop_path_rate=get("drop_path_rate", 0.1),
-        out_indices=[i + 1 for i in get("out_indices", range(len(depths)))],  # ours begin with the stem
+        out_indices=[i + 1 for i in sorted(get("out_indices", range(len(depths))))],  # ours begin with the stem
     )
 
 

@@ -51,7 +51,7 @@ def config_from_official(arguments: dict[str, Any]) -> LocalVMambaConfig:
         patch_norm=get("patch_norm", True),
         dropout=get("ssm_drop_rate", 0.0),
         drop_path_rate=get("drop_path_rate", 0.1),
-        out_indices=[i + 1 for i in get("out_indices", range(len(depths)))],  # ours begin with the stem
+        out_indices=[i + 1 for i in sorted(get("out_indices", range(len(depths))))],  # ours begin with the stem
     )
 
 

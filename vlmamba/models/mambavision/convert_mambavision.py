@@ -67,12 +67,12 @@ def config_from_official(arguments: dict[str, Any]) -> MambaVisionConfig:
         dropout=get("drop_rate", 0.0),
         attention_dropout=get("attn_drop_rate", 0.0),
         drop_path_rate=get("drop_path_rate", 0.2),
-        out_indices=[i + 1 for i in get("out_indices", range(len(depths)))],  # ours begin with the stem
+        out_indices=[i + 1 for i in sorted(get("out_indices", range(len(depths))))],  # ours begin with the stem
     )
 
 
 def _scale(value: float | None) -> float | None:
-    return None if value is None else float(value)
+    return None if value is None or isinstance(value, bool) else float(value)  # officially True is no scale either
 
 
 def preprocessing(config: MambaVisionConfig) -> dict[str, Any]:

@@ -103,11 +103,13 @@ def config_from_official(arguments: dict[str, Any]) -> VMambaConfig:
         arguments = {**arguments, "ssm_conv": 3, "ssm_conv_bias": True, "ssm_act_layer": "silu", "ssm_init": "v0"}
     get = arguments.get
     depths, widths = list(get("depths", [2, 2, 9, 2])), get("dims", [96, 192, 384, 768])
+    size, patch = get("imgsize", 224), get("patch_size", 4)
     return VMambaConfig(
         hidden_sizes=[widths * 2**i for i in range(len(depths))] if isinstance(widths, int) else list(widths),
         depths=depths,
-        image_size=get("imgsize", 224),
-        patch_size=get("patch_size", 4),
+        # the official grid of positions has whole patches only
+        image_size=size // patch * patch if get("posembed", False) else size,
+        patch_size=patch,
         num_channels=get("in_chans", 3),
         num_labels=get("num_classes", 1000),
         state_size=get("ssm_d_state", 16),
@@ -129,7 +131,7 @@ def config_from_official(arguments: dict[str, Any]) -> VMambaConfig:
         mlp_dropout=get("mlp_drop_rate", 0.0),
         drop_path_rate=get("drop_path_rate", 0.1),
         initialization=_choice(arguments, "ssm_init", "v0", _INITIALIZATION),
-        out_indices=[i + 1 for i in get("out_indices", range(len(depths)))],  # ours begin with the stem
+        out_indices=[i + 1 for i in sorted(get("out_indices", range(len(depths))))],  # ours begin with the stem
     )
 
 
@@ -186,6 +188,8 @@ def rename(state_dict: dict[str, torch.Tensor], config: VMambaConfig, task: str)
         if key.endswith(("in_proj.weight", "out_proj.weight", "fc1.weight", "fc2.weight", "reduction.weight")):
             tensor = tensor.flatten(1)  # linear layers of early checkpoints are convolutions of side 1
         if key.endswith(".position_embeddings"):
+            # the official backbone has them and does not add them
+            tensor = torch.zeros_like(tensor) if task == "backbone" else tensor
             tensor = _positions(tensor, config)
         if config.norm_type == "batch_norm":
             key = _BATCH_NORM.sub(r"\1.batch_norm.\2", key)
