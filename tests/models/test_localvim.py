@@ -120,6 +120,8 @@ def test_unsupported_arguments_and_foreign_keys_are_errors():
     ):
         with pytest.raises(ValueError, match=words):
             config_from_official({**OFFICIAL, **arguments})
+    mixer = {"d_state": 4, "dt_min": 0.01, "dt_init": "constant", "use_fast_path": False}  # of which one has an effect
+    assert config_from_official({**OFFICIAL, "ssm_cfg": mixer}).state_size == 4
     fixture = golden.load("localvim-search")
     weights = dict(fixture.weights)
     weights["layers.0.mixer.extra"] = weights.pop("norm_f.weight")

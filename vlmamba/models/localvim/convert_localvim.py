@@ -34,6 +34,8 @@ _ROTARY = ("rope.freqs_cos", "rope.freqs_sin")
 _ANGLES_DIFFER = 5e-3
 _POOLING = {"none": "last", "mean": "mean", "all": "none"}
 _SSM = {"d_state": "state_size", "d_conv": "conv_kernel", "expand": "expand", "dt_rank": "time_step_rank"}
+# of the mixer's arguments those that do not change what a trained model computes
+_WITHOUT_EFFECT = {"dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "use_fast_path"}
 
 
 def config_from_official(arguments: dict[str, Any]) -> LocalVimConfig:
@@ -46,7 +48,7 @@ def config_from_official(arguments: dict[str, Any]) -> LocalVimConfig:
     pooling, ssm, depth = get("final_pool_type", "none"), get("ssm_cfg") or {}, get("depth", 24)
     if pooling not in _POOLING:
         raise ValueError(f"localvim: final_pool_type is {pooling!r}, expected one of {', '.join(_POOLING)}")
-    if unknown := sorted(ssm.keys() - _SSM.keys()):
+    if unknown := sorted(ssm.keys() - _SSM.keys() - _WITHOUT_EFFECT):
         raise ValueError(f"localvim: ssm_cfg has {', '.join(unknown)}, expected only {', '.join(_SSM)}")
     class_token = get("if_cls_token", False)
     if bool(class_token) != bool(get("use_middle_cls_token", False)):
@@ -60,7 +62,7 @@ def config_from_official(arguments: dict[str, Any]) -> LocalVimConfig:
     sides = (size, size) if isinstance(size, int) else size
     return LocalVimConfig(
         **directions_from_official("localvim", get("directions"), depth),
-        **{_SSM[name]: value for name, value in ssm.items()},
+        **{_SSM[name]: value for name, value in ssm.items() if name in _SSM},
         # the official grid of positions has whole patches only
         image_size=[pixels // side * side for pixels in sides],
         patch_size=side,
