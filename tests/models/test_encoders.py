@@ -2,12 +2,15 @@
 """What holds for every vision encoder; what only one has is tested beside it."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
+from accelerate import disk_offload
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoBackbone, AutoModel, AutoModelForImageClassification
+from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification, UperNetConfig
 
 import vlmamba
 from tests.close import GRADIENT, VALUE, assert_close
@@ -33,6 +36,99 @@ def test_save_and_load_round_trip(tmp_path, family):
     assert isinstance(headless, getattr(vlmamba, f"{ENCODERS[family]}Model"))
     assert torch.equal(headless(images).pooler_output, model.base_model(images).pooler_output)
     assert AutoModel.from_config(model.config).config.to_dict() == model.config.to_dict()
+
+
+def test_offloaded_weights_are_brought_in_where_they_are_read(tmp_path, family):
+    changes = [{}, {"cascade": True}] if family == "vmamba" else [{}]
+    for kind in ("ForImageClassification", "Backbone"):
+        for i, change in enumerate(changes):
+            model, images = model_of(family, kind, **change).eval(), pixels()
+            expected = model(images, return_dict=False)[0]
+            disk_offload(model, str(tmp_path / f"{kind}{i}"), execution_device=torch.device("cpu"))
+            assert all(p.is_meta for p in model.parameters())
+            for ours, theirs in zip(model(images, return_dict=False)[0], expected, strict=True):
+                assert torch.equal(ours, theirs)
+
+
+def test_what_is_kept_of_the_layers_has_gradients(family):
+    model = model_of(family, "Model").train()
+    out = model(pixels(), output_hidden_states=True)
+    for state in out.hidden_states:
+        state.retain_grad()
+    out.pooler_output.square().sum().backward()
+    assert all(state.grad is not None and state.grad.any() for state in out.hidden_states)
+
+
+def test_input_embeddings_can_be_exchanged(family):
+    for kind in ("Model", "ForImageClassification", "Backbone"):
+        model, images = model_of(family, kind).eval(), pixels()
+        before, old = model(images, return_dict=False)[0][0], model.get_input_embeddings()
+        new = nn.Conv2d(old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
+        model.set_input_embeddings(new)
+        assert model.get_input_embeddings() is new
+        assert not torch.equal(model(images, return_dict=False)[0][0], before)
+
+
+def test_configs_are_changed_as_they_are_loaded(tmp_path, family):
+    config = config_of(family, out_indices=[0, 2])
+    config.save_pretrained(tmp_path)
+    for same in (type(config)(**config.to_diff_dict()), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert same.to_dict() == config.to_dict()
+    loaded = type(config).from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict() and loaded.out_features == ["stem", "stage2"]
+    assert AutoConfig.from_pretrained(tmp_path, out_features=["stage1"]).out_indices == [1]
+    assert AutoConfig.from_pretrained(tmp_path, out_indices=[-1]).out_features == [config.stage_names[-1]]
+    assert len(AutoConfig.from_pretrained(tmp_path, num_labels=7).id2label) == 7
+    nested = UperNetConfig(backbone_config=config.to_dict())
+    nested.save_pretrained(tmp_path)
+    nested = AutoConfig.from_pretrained(tmp_path, backbone_config={"drop_path_rate": 0.5}).backbone_config
+    assert nested.drop_path_rate == 0.5 and nested.out_indices == config.out_indices
+
+
+def test_the_first_layers_can_be_loaded_alone(tmp_path, family):
+    model = model_of(family, "Model").eval()
+    if not hasattr(model.config, "num_hidden_layers"):
+        pytest.skip("stages, not layers")
+    model.save_pretrained(tmp_path)
+    fewer = AutoModel.from_pretrained(tmp_path, num_hidden_layers=2)
+    assert fewer.config.stage_names == ["stem", "stage1", "stage2"]
+    images = pixels()
+    expected = model(images, output_hidden_states=True).hidden_states[:3]
+    for ours, theirs in zip(fewer(images, output_hidden_states=True).hidden_states, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("problem", "count", "labels"),
+    [
+        ("single_label_classification", 5, torch.tensor([1, 4])),
+        ("multi_label_classification", 5, torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 1, 0]])),
+        ("regression", 1, torch.tensor([0.5, -1])),
+        ("regression", 5, torch.arange(10.0).view(2, 5)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_losses_are_what_the_problem_type_says(family, problem, count, labels):
+    model = model_of(family, "ForImageClassification", problem_type=problem, num_labels=count).eval()
+    out = model(pixels(), labels=labels)
+    expected = {
+        "single_label_classification": F.cross_entropy,
+        "multi_label_classification": F.binary_cross_entropy_with_logits,
+        "regression": F.mse_loss,
+    }[problem]
+    assert_close("loss", out.loss, expected(out.logits if count > 1 else out.logits[:, 0], labels).double())
+
+
+def test_another_number_of_classes_keeps_the_encoder(tmp_path, family):
+    model = model_of(family, "ForImageClassification").eval()
+    model.save_pretrained(tmp_path)
+    other, info = AutoModelForImageClassification.from_pretrained(
+        tmp_path, num_labels=9, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    assert {key for key, *_ in info["mismatched_keys"]} == {"classifier.weight", "classifier.bias"}
+    images = pixels()
+    assert other(images).logits.shape == (2, 9)
+    assert torch.equal(other.base_model(images).pooler_output, model.base_model(images).pooler_output)
 
 
 def test_every_parameter_is_initialised_and_trains(family):
@@ -61,6 +157,8 @@ def test_any_image_size_gives_what_the_config_says(family, size):
     assert out.pooler_output.shape == (2, config.pooled_size)
     assert [state.shape[-1] for state in out.hidden_states] == config.stage_widths
     assert model(pixels(*size)).hidden_states is None
+    some = model(pixels(*size), output_hidden_states=[1, -1, 99]).hidden_states
+    assert [state is not None for state in some] == [i in (1, len(some) - 1) for i in range(len(out.hidden_states))]
     as_tuple = model(pixels(*size), return_dict=False)
     assert isinstance(as_tuple, tuple) and as_tuple[0].shape == out.last_hidden_state.shape
 
@@ -77,6 +175,7 @@ def test_a_backbone_gives_maps_of_the_channels_and_strides_it_says(family, size)
             assert abs(side - pixel_side / stride) <= 1, f"{side} positions of stride {stride} over {pixel_side} pixels"
     assert tuple(out.feature_maps[-1].shape[2:]) == tuple(backbone.config.grid(*size))
     assert backbone(pixels(*size)).hidden_states is None
+    assert backbone(pixels(*size), output_hidden_states=1).hidden_states[1].shape == out.hidden_states[1].shape
 
 
 def test_a_backbone_takes_a_classifiers_weights(tmp_path, family):
@@ -128,12 +227,27 @@ def test_drop_path_rises_and_acts_in_training_alone(family):
     assert torch.equal(model.eval()(images).pooler_output, model(images).pooler_output)
 
 
-def test_bfloat16_keeps_the_state_matrix_in_float32(tmp_path, family):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_keeps_the_state_matrix_in_float32(tmp_path, family, dtype):
     model_of(family, "ForImageClassification").save_pretrained(tmp_path)
-    model = AutoModelForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    kinds = {name.rpartition(".")[2]: p.dtype for name, p in model.named_parameters()}
-    assert kinds["A_log"] == torch.float32 and kinds["D"] == torch.bfloat16
-    assert torch.isfinite(model(pixels()).logits).all()
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path, dtype=dtype)
+    for model in (loaded, AutoModelForImageClassification.from_config(config_of(family), dtype=dtype)):
+        kinds = {name.rpartition(".")[2]: p.dtype for name, p in model.named_parameters()}
+        assert kinds["A_log"] == torch.float32 and kinds["D"] == dtype
+        assert torch.isfinite(model(pixels()).logits).all()
+
+
+def test_autocast_trains(family):
+    model = model_of(family, "ForImageClassification").train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(pixels(), labels=torch.tensor([1, 4])).loss
+    loss.backward()
+    assert not [name for name, p in model.named_parameters() if not torch.isfinite(p.grad).all()]
+    model.eval()
+    images, expected = pixels(), model.double()
+    reference = expected(images.double()).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close("logits", model.float()(images).logits.bfloat16(), reference, VALUE)
 
 
 def test_a_batch_equals_its_items(family):

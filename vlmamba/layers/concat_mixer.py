@@ -6,6 +6,7 @@ import math
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.integrations.accelerate import force_accelerate_hooks
 
 from vlmamba.layers.map_scan import MapScan
 from vlmamba.layers.maps import convolved
@@ -47,6 +48,7 @@ class ConcatMixer(nn.Module):
         self.scans = MapScan(half, scan, state_size, rank)
         self.out_proj = nn.Linear(2 * half, hidden_size, bias=False)
 
+    @force_accelerate_hooks(["scans"])  # offloaded weights are brought in by calls; the scan's are only read
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`[B, h, w, hidden_size]` -> the same shape."""
         grid = tuple(hidden_states.shape[1:3])

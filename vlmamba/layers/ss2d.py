@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.integrations.accelerate import force_accelerate_hooks
 
 from vlmamba.layers.map_scan import HeadwiseMapScan, MapScan
 from vlmamba.layers.maps import convolved, depthwise, reset_convolution
@@ -93,6 +94,7 @@ class SS2D(nn.Module):
             y = y * (self.act(gate) if self.gate == "activated" else gate)
         return self.dropout(self.out_proj(y))
 
+    @force_accelerate_hooks(["scans"])  # offloaded weights are brought in by calls; the scan's are only read
     def _cascade(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Lines are sequences that follow one another: the state restarts where the number of the line changes."""
         paths = get_scan(self.scans.scan).paths(*grid, device=x.device)

@@ -69,7 +69,7 @@ class VisionPreTrainedModel(KernelPreTrainedModel):
         """The indices of the states that are asked for: all, none, or those named, as transformers has it."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        indices = range(len(self.config.stage_names))
+        indices = range(self.config.num_stages + 1)
         if isinstance(output_hidden_states, bool):
             return indices if output_hidden_states else ()
         named = [output_hidden_states] if isinstance(output_hidden_states, int) else output_hidden_states
@@ -119,7 +119,7 @@ class VisionModel:
         """The states with these indices, None for the others; nothing if none is wanted."""
         if not wanted:
             return None
-        indices = range(len(self.config.stage_names))
+        indices = range(self.config.num_stages + 1)
         return tuple(self.hidden_state(*encoded.kept[i]) if i in wanted else None for i in indices)
 
     @can_return_tuple

@@ -34,11 +34,19 @@ class VisionEncoderConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs):
-        self.stage_names = ["stem", *(f"stage{i + 1}" for i in range(self.num_stages))]
         self.set_output_features_output_indices(
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
         )
         super().__post_init__(**kwargs)
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the stem and of every stage: they follow from `num_stages`, also when it is changed."""
+        return ["stem", *(f"stage{i + 1}" for i in range(self.num_stages))]
+
+    @stage_names.setter
+    def stage_names(self, names: list[str]) -> None:
+        pass  # saved configs may hold them
 
     @property
     def num_stages(self) -> int:
