@@ -99,7 +99,7 @@ def test_updates_alone_may_turn():
         tokens, grid = model.embeddings(pixels)
         residual, hidden = torch.zeros_like(tokens), tokens
         for i, layer in enumerate(model.layers):
-            residual = residual + model.turn(hidden, grid)
+            residual = residual + model.before_layer(0, hidden, grid)
             paths = model.config.scan_of_layer(i).paths(*grid)
             hidden = layer.mixer(layer.norm(residual), paths, paths.shape[1] - 16)
         expected = model.norm(residual + hidden)

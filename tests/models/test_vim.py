@@ -7,6 +7,7 @@ from transformers import AutoModel, AutoModelForImageClassification
 
 from tests import golden
 from vlmamba import VimConfig, VimForImageClassification, VimModel, from_official
+from vlmamba.layers.rope import rotary_table, rotated
 from vlmamba.models.vim.convert_vim import config_from_official, rename
 from vlmamba.scans import get_scan
 from vlmamba.scans.content import shuffled, take
@@ -82,6 +83,30 @@ def test_official_models_of_an_odd_size_leave_out_what_no_whole_patch_has(size):
     assert odd.config.grid(*sides) == (8, 8) and not odd.config.pad_images and whole.config.pad_images
 
 
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("token", ["first", "none"])
+def test_tokens_turn_before_every_layer(residual, token):
+    arguments = {"if_cls_token": token == "first", "use_middle_cls_token": False, "if_rope_residual": residual}
+    small = {"img_size": 32, "patch_size": 8, "stride": 8, "depth": 3, "embed_dim": 16, "num_classes": 3}
+    config = config_from_official({**small, **arguments, "if_rope": True, "pt_hw_seq_len": 5})
+    model = VimForImageClassification(config).eval()
+    table = rotary_table((4, 4), (4, 4), 16, length=5)
+    still = torch.tensor([1.0, 0.0]).view(2, 1, 1).expand(2, int(token == "first"), 16)  # the class token's
+    whole = torch.cat([still, table], dim=1)
+    vim, pixels = model.vim, torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        hidden, stream = vim.embeddings(pixels)[0], 0.0
+        for i, layer in enumerate(vim.layers):  # as the official model, which keeps the two apart
+            hidden = rotated(hidden, whole)
+            stream = (rotated(stream, whole) if residual and i else stream) + hidden
+            paths = config.scan_of_layer(i).paths(1, hidden.shape[1])
+            hidden = layer.mixer(layer.norm(stream), paths)
+        expected = vim.norm(stream + hidden)
+        torch.testing.assert_close(vim(pixels).last_hidden_state, expected)
+    tables = {"rope.freqs_cos": table[0], "rope.freqs_sin": table[1] + 0.1}
+    assert list(rename(tables, config, "image-classification")) == ["rope.freqs_sin"]  # what is not ours is reported
+
+
 def test_arguments_without_effect_are_taken():
     mixer = {"dt_min": 0.01, "dt_init": "constant", "use_fast_path": True, "d_state": 4}
     assert config_from_official({"ssm_cfg": mixer}).state_size == 4
@@ -124,6 +149,8 @@ def test_missing_keys_are_listed_for_every_kind_of_model():
         ({"image_size": 4}, "image_size is 4, expected at least patch_size 8"),
         ({"time_step_rank": "foo"}, "time_step_rank is 'foo'"),
         ({"scan": "nope"}, "unknown scan 'nope'"),
+        ({"rotary": "updates", "class_token": "both"}, "rotary is 'updates', expected 'none' with two class tokens"),
+        ({"rotary": "stream", "hidden_size": 18}, "hidden_size is 18, expected a multiple of 4 with rotary"),
     ],
     ids=str,
 )

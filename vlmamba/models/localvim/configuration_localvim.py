@@ -7,7 +7,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 
 from vlmamba.models.local_scans import LocalScansConfig, searched
-from vlmamba.models.vision_config import TokenEncoderConfig
+from vlmamba.models.rotary import RotaryConfig
 from vlmamba.scans import Scan, get_scan
 from vlmamba.scans.local import over_tokens
 
@@ -32,7 +32,7 @@ PRESETS = {
 
 
 @strict
-class LocalVimConfig(LocalScansConfig, TokenEncoderConfig):
+class LocalVimConfig(LocalScansConfig, RotaryConfig):
     r"""Sizes and choices of a LocalVim encoder; defaults are LocalVim-Tiny's sizes, `PRESETS` has the published ones.
 
     Args:
@@ -42,9 +42,7 @@ class LocalVimConfig(LocalScansConfig, TokenEncoderConfig):
         expand: inner width over `hidden_size`.
         time_step_rank: rank of the time step projections, "auto" for ceil(hidden_size / 16).
         class_token: "middle" of the sequence, or "none".
-        rotary: rotary position embeddings: before every layer of the whole residual "stream", of the last layer's
-            "updates" to it alone, or "none".
-        rotary_length: what both sides of the grid of `image_size` count as in their angles.
+        rotary, rotary_length: rotary position embeddings, see `RotaryConfig`.
         use_position_embeddings: add learned position embeddings.
         dropout: of the tokens, after positions were added.
         pooling: without a class token, what the classifier reads: "mean", "last", or every token ("none").
@@ -65,7 +63,6 @@ class LocalVimConfig(LocalScansConfig, TokenEncoderConfig):
     time_step_rank: str | int = "auto"
     class_token: Literal["middle", "none"] = "none"
     rotary: Literal["stream", "updates", "none"] = "stream"
-    rotary_length: int = 14
     use_position_embeddings: bool = True
     dropout: float | int = 0.0
     pooling: Literal["mean", "last", "none"] = "mean"
@@ -82,12 +79,10 @@ class LocalVimConfig(LocalScansConfig, TokenEncoderConfig):
         return self.num_hidden_layers
 
     def validate_sizes(self):
-        """Part of the validation of strict configs: sizes are positive, and angles have channels and no class token."""
-        self.require_positive("state_size", "conv_kernel", "expand", "time_step_rank", "rotary_length")
+        """Part of the validation of strict configs: sizes are positive, and a class token has no angle."""
+        self.require_positive("state_size", "conv_kernel", "expand", "time_step_rank")
         if self.expand * self.hidden_size < 8:
             raise ValueError(f"hidden_size is {self.hidden_size}, expected an inner width of 8: gates keep an eighth")
-        if self.rotary != "none" and self.hidden_size % 4:
-            raise ValueError(f"hidden_size is {self.hidden_size}, expected a multiple of 4 with rotary {self.rotary!r}")
         if self.rotary != "none" and self.class_token != "none":
             raise ValueError(f"rotary is {self.rotary!r}, expected 'none' with a class token, which has no position")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from vlmamba.layers.rope import rotary_table
 from vlmamba.models.local_scans import directions_from_official
 from vlmamba.models.localvim.configuration_localvim import LocalVimConfig
 from vlmamba.models.localvim.modeling_localvim import LocalVimForImageClassification
+from vlmamba.models.rotary import rotary_from_official, without_rotary_tables
 
 MODELS = {"image-classification": LocalVimForImageClassification}
 _MIXER = r"^layers\.(\d+)\.mixer\."
@@ -29,9 +29,6 @@ KEYS = [
     (_MIXER + r"attn\.channel_select\.", r"localvim.layers.\1.mixer.merge.gate.expand."),
     (_MIXER + r"multi_scan\.weights$", r"localvim.layers.\1.mixer.merge.weights"),
 ]
-_ROTARY = ("rope.freqs_cos", "rope.freqs_sin")
-# above the rounding of tables that were saved in half precision
-_ANGLES_DIFFER = 5e-3
 _POOLING = {"none": "last", "mean": "mean", "all": "none"}
 _SSM = {"d_state": "state_size", "d_conv": "conv_kernel", "expand": "expand", "dt_rank": "time_step_rank"}
 # of the mixer's arguments those that do not change what a trained model computes
@@ -55,13 +52,11 @@ def config_from_official(arguments: dict[str, Any]) -> LocalVimConfig:
         raise ValueError(
             f"localvim: if_cls_token is {class_token!r} and use_middle_cls_token the contrary; expected both or none"
         )
-    rotary = "none"
-    if get("if_rope", False):
-        rotary = "stream" if get("if_rope_residual", False) else "updates"
     size, side = get("img_size", 224), get("patch_size", 16)
     sides = (size, size) if isinstance(size, int) else size
     return LocalVimConfig(
         **directions_from_official("localvim", get("directions"), depth),
+        **rotary_from_official(arguments),
         **{_SSM[name]: value for name, value in ssm.items() if name in _SSM},
         # the official grid of positions has whole patches only
         image_size=[pixels // side * side for pixels in sides],
@@ -71,8 +66,6 @@ def config_from_official(arguments: dict[str, Any]) -> LocalVimConfig:
         hidden_size=get("embed_dim", 192),
         num_labels=get("num_classes", 1000),
         class_token="middle" if class_token else "none",
-        rotary=rotary,
-        rotary_length=get("pt_hw_seq_len", 14),
         use_position_embeddings=get("if_abs_pos_embed", False),
         pooling=_POOLING[pooling],
         norm_type="rms_norm" if get("rms_norm", False) else "layer_norm",
@@ -96,16 +89,4 @@ def rename(state_dict: dict[str, torch.Tensor], config: LocalVimConfig, task: st
                 key = new
                 break
         renamed[key] = tensor.flatten() if key.endswith(".merge.weights") else tensor
-    if config.rotary != "none":
-        grid = config.grid_size
-        tables = rotary_table(grid, grid, config.hidden_size, config.rotary_length)
-        for key, ours in zip(_ROTARY, tables, strict=True):
-            if key in renamed and _is_same(renamed[key], ours):
-                del renamed[key]
-    return renamed
-
-
-def _is_same(official: torch.Tensor, ours: torch.Tensor) -> bool:
-    if official.shape != ours.shape:
-        return False
-    return official.is_meta or (official.float() - ours).abs().max().item() < _ANGLES_DIFFER
+    return without_rotary_tables(renamed, config)

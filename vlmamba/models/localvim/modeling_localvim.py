@@ -8,10 +8,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlmamba.layers.blocks import MixerBlock
 from vlmamba.layers.embeddings import Grid, TokenEmbeddings
-from vlmamba.layers.rope import rotary_table, rotated
 from vlmamba.layers.vision_mixer import VisionMixer
 from vlmamba.models.local_scans import ScanSearch
 from vlmamba.models.localvim.configuration_localvim import LocalVimConfig
+from vlmamba.models.rotary import RotaryTokens
 from vlmamba.models.vision import ImageClassifier, TokenBackbone, TokenModel, VisionPreTrainedModel
 
 
@@ -76,7 +76,7 @@ class LocalVimPreTrainedModel(ScanSearch, VisionPreTrainedModel):
                 init.zeros_(direction.dt_proj.bias)
 
 
-class LocalVimModel(TokenModel, LocalVimPreTrainedModel):
+class LocalVimModel(RotaryTokens, TokenModel, LocalVimPreTrainedModel):
     """The encoder: images to tokens. `pooler_output` is the class token, else what `config.pooling` says.
 
     Example:
@@ -92,20 +92,10 @@ class LocalVimModel(TokenModel, LocalVimPreTrainedModel):
         self.norm = _norm(config)
 
     def step(self, index: int, tokens: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Grid]:
-        rotary, last = self.config.rotary, index + 1 == len(self.layers)
-        if rotary == "stream" or (rotary == "updates" and index == 0):
-            tokens = self.turn(tokens, grid)
+        tokens = self.before_layer(index, tokens, grid)
         paths = self.config.scan_of_layer(index).paths(*grid, device=tokens.device)
         mixed = self.layers[index](tokens, paths, paths.shape[1] - tokens.shape[1])
-        if rotary == "updates" and not last:  # what the next layer reads as the update, the norm at the end does not
-            mixed = tokens + self.turn(mixed - tokens, grid)
-        return mixed, grid
-
-    def turn(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Tokens `[B, L, D]` turned by their positions' angles."""
-        config = self.config
-        table = rotary_table(grid, config.grid_size, config.hidden_size, config.rotary_length, device=tokens.device)
-        return rotated(tokens, table)
+        return self.after_layer(index, tokens, mixed, grid), grid
 
     def pool(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
         at = self.embeddings.extra_positions(grid[0] * grid[1])

@@ -6,7 +6,8 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from vlmamba.models.vision_config import TokenEncoderConfig, check_scan
+from vlmamba.models.rotary import RotaryConfig
+from vlmamba.models.vision_config import check_scan
 from vlmamba.scans import Scan, get_scan
 
 # published model -> what it differs in from the defaults: VimConfig(**PRESETS["small"])
@@ -20,7 +21,7 @@ PRESETS = {
 
 
 @strict
-class VimConfig(TokenEncoderConfig):
+class VimConfig(RotaryConfig):
     r"""Sizes and choices of a Vim encoder; the defaults are Vim-Tiny, `PRESETS` has the published ones.
 
     Args:
@@ -35,6 +36,7 @@ class VimConfig(TokenEncoderConfig):
         shared_directions: "none" gives every direction its own parameters (bimamba v2), "inputs" all but A shared (v1).
         average_directions: divide the sum of the directions by their number.
         class_token: where the class token stands: "middle", "first", "both" (first and last, averaged) or "none".
+        rotary, rotary_length: rotary position embeddings, see `RotaryConfig`.
         use_position_embeddings: add learned position embeddings.
         pooling: without a class token, what the classifier reads: "mean", "last", or every token, reduced by the
             largest logit ("max") or not at all ("none").

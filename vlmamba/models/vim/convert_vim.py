@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vlmamba.models.rotary import rotary_from_official, without_rotary_tables
 from vlmamba.models.vim.configuration_vim import VimConfig
 from vlmamba.models.vim.modeling_vim import VimForImageClassification
 
@@ -27,7 +28,6 @@ KEYS = [
     (r"^layers\.(\d+)\.mixer\.D_b$", r"vim.layers.\1.mixer.directions.1.D"),
 ]
 _POOLING = {"none": "last", "mean": "mean", "max": "max", "all": "none"}
-_UNSUPPORTED = ("if_rope", "if_rope_residual", "if_bidirectional")
 # of the mixer's arguments: those with a field here, and those that do not change what a trained model computes
 _MIXER_SIZES = ("d_state", "d_conv", "expand", "dt_rank")
 _WITHOUT_EFFECT = ("dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "use_fast_path")
@@ -39,10 +39,9 @@ def config_from_official(arguments: dict[str, Any]) -> VimConfig:
     Raises:
         ValueError: an option that no published Vim uses is set.
     """
-    for name in _UNSUPPORTED:
-        if arguments.get(name):
-            raise ValueError(f"vim: {name} is {arguments[name]!r}, which no published Vim uses; expected False")
     get = arguments.get
+    if get("if_bidirectional"):
+        raise ValueError("vim: if_bidirectional is True, which no published Vim uses; expected False")
     ssm = get("ssm_cfg") or {}
     if unknown := ssm.keys() - {*_MIXER_SIZES, *_WITHOUT_EFFECT}:
         raise ValueError(f"vim: ssm_cfg has {', '.join(sorted(unknown))}, expected {', '.join(_MIXER_SIZES)}")
@@ -65,6 +64,7 @@ def config_from_official(arguments: dict[str, Any]) -> VimConfig:
     if not isinstance(patch, int):
         raise ValueError(f"vim: patch_size is {patch!r}, expected one side")
     return VimConfig(
+        **rotary_from_official(arguments),
         image_size=size,
         patch_size=patch,
         patch_stride=stride,
@@ -112,4 +112,4 @@ def rename(state_dict: dict[str, torch.Tensor], config: VimConfig, task: str) ->
             mixer = f"vim.layers.{i}.mixer"
             if (other := renamed.pop(f"{mixer}.directions.1.A_log", None)) is not None:
                 renamed[f"{mixer}.other_A_log"] = other.unsqueeze(0)
-    return renamed
+    return without_rotary_tables(renamed, config)

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vlmamba.layers.blocks import MixerBlock
 from vlmamba.layers.embeddings import Grid, TokenEmbeddings
 from vlmamba.layers.vision_mixer import VisionMixer
+from vlmamba.models.rotary import RotaryTokens
 from vlmamba.models.vim.configuration_vim import VimConfig
 from vlmamba.models.vision import Encoded, ImageClassifier, TokenBackbone, TokenModel, VisionPreTrainedModel
 from vlmamba.scans.content import put, take
@@ -57,7 +58,7 @@ class VimPreTrainedModel(VisionPreTrainedModel):
             module.reset_parameters(depth=self.config.num_hidden_layers)
 
 
-class VimModel(TokenModel, VimPreTrainedModel):
+class VimModel(RotaryTokens, TokenModel, VimPreTrainedModel):
     """The encoder: images to tokens. `pooler_output` is the class token(s), else what `config.pooling` says.
 
     `forward` takes two more arguments, each for the patches of each image, as rows of the grid:
@@ -138,11 +139,14 @@ class VimModel(TokenModel, VimPreTrainedModel):
     ) -> tuple[torch.Tensor, Grid]:
         rows = grid if self.config.class_token == "none" else (1, tokens.shape[1])
         paths = self.config.scan_of_layer(index).paths(*rows, device=tokens.device)
-        if token_order is not None:
-            tokens = take(tokens, token_order)
+        tokens = self.before_layer(index, tokens, grid)
+        if token_order is None:
+            mixed = self.layers[index](tokens, paths, 0, token_mask)
+        else:
             token_mask = None if token_mask is None else token_mask.gather(1, token_order)
-        tokens = self.layers[index](tokens, paths, 0, token_mask)
-        return (tokens if token_order is None else put(tokens, token_order, tokens.shape[1])), grid
+            mixed = self.layers[index](take(tokens, token_order), paths, 0, token_mask)
+            mixed = put(mixed, token_order, tokens.shape[1])
+        return self.after_layer(index, tokens, mixed, grid), grid
 
     def pool(
         self, tokens: torch.Tensor, grid: Grid, token_mask: torch.Tensor | None = None, **_: object
