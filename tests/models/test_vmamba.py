@@ -118,6 +118,12 @@ def test_the_first_mixer_has_its_own_choices_whatever_is_asked():
     assert (config.conv_bias, config.hidden_act, config.conv_kernel) == (True, "silu", 3)
 
 
+def test_arguments_have_the_names_of_the_first_release_too():
+    config = config_from_official({"d_state": 4, "dt_rank": 3, "attn_drop_rate": 0.1, "drop_rate": 0.2})
+    assert (config.state_size, config.time_step_rank, config.dropout, config.mlp_dropout) == (4, 3, 0.1, 0.2)
+    assert config_from_official({"d_state": 4, "ssm_d_state": 2}).state_size == 2
+
+
 def test_positions_are_resized_for_another_image_size():
     fixture = golden.load("vmamba-flags")
     model = from_official("vmamba", fixture.weights, {**fixture.arguments, "imgsize": 96})

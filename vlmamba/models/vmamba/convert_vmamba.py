@@ -96,6 +96,8 @@ def _choice(arguments: dict[str, Any], name: str, default: str, table: dict[str,
 def config_from_official(arguments: dict[str, Any]) -> VMambaConfig:
     """The config of a `VSSM(**arguments)` or `Backbone_VSSM(**arguments)`; what is left out takes the official default.
 
+    Some arguments have two names: that of VMamba, and that of its first release and of Sigma's copy.
+
     Raises:
         ValueError: an option that has no counterpart is set.
     """
@@ -112,11 +114,11 @@ def config_from_official(arguments: dict[str, Any]) -> VMambaConfig:
         patch_size=patch,
         num_channels=get("in_chans", 3),
         num_labels=get("num_classes", 1000),
-        state_size=get("ssm_d_state", 16),
+        state_size=get("ssm_d_state", get("d_state", 16)),
         conv_kernel=max(get("ssm_conv", 3), 1),
         conv_bias=get("ssm_conv_bias", True),
         expand=get("ssm_ratio", 2.0),
-        time_step_rank=get("ssm_dt_rank", "auto"),
+        time_step_rank=get("ssm_dt_rank", get("dt_rank", "auto")),
         hidden_act=get("ssm_act_layer", "silu").lower(),
         **_forward_type(get("forward_type", "v2")),
         mlp_ratio=get("mlp_ratio", 4.0),
@@ -127,8 +129,8 @@ def config_from_official(arguments: dict[str, Any]) -> VMambaConfig:
         patch_norm=get("patch_norm", True),
         downsample=_choice(arguments, "downsample_version", "v2", _DOWNSAMPLE),
         use_position_embeddings=get("posembed", False),
-        dropout=get("ssm_drop_rate", 0.0),
-        mlp_dropout=get("mlp_drop_rate", 0.0),
+        dropout=get("ssm_drop_rate", get("attn_drop_rate", 0.0)),
+        mlp_dropout=get("mlp_drop_rate", get("drop_rate", 0.0)),
         drop_path_rate=get("drop_path_rate", 0.1),
         initialization=_choice(arguments, "ssm_init", "v0", _INITIALIZATION),
         out_indices=[i + 1 for i in sorted(get("out_indices", range(len(depths))))],  # ours begin with the stem
