@@ -25,6 +25,16 @@ def test_the_published_model_is_found_by_its_shapes():
     assert model.config.id2label[1] == "goldfish, Carassius auratus"
 
 
+def test_published_models_that_only_their_names_tell_apart_are_not_guessed():
+    weights = published("local_vim_tiny_middle_cls_token")
+    del weights["cls_token"]
+    weights["pos_embed"] = weights["pos_embed"][:, 1:]
+    with pytest.raises(
+        ValueError, match="local_vim_tiny and local_vim_tiny_wo_search have these shapes and compute diff"
+    ):
+        from_official("localvim", weights)
+
+
 def test_fine_tuned_classes_are_counted():
     weights = published("vim_tiny_patch16_224_midclstok")
     weights["head.weight"], weights["head.bias"] = torch.zeros(7, 192), torch.zeros(7)

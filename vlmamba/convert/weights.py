@@ -149,7 +149,17 @@ def _published(family: str, state_dict: dict[str, torch.Tensor], preset: str | N
         raise ValueError(
             f"from_official({family!r}): no published model fits, nearest is {nearest!r}: {_shortened(problems)}{hint}"
         )
+    alike = [name for name, (_, problems) in fits.items() if not problems]
+    if any(_computing(fits[name][0]) != _computing(config) for name in alike):
+        raise ValueError(
+            f"from_official({family!r}): {' and '.join(alike)} have these shapes and compute differently; say which it is"
+        )
     return config
+
+
+def _computing(config: PreTrainedConfig) -> dict[str, Any]:
+    """What of a config has a say in the outputs of a trained model."""
+    return {name: value for name, value in config.to_dict().items() if name != "drop_path_rate"}
 
 
 def _shortened(problems: list[str]) -> str:
