@@ -152,7 +152,7 @@ def _published(family: str, state_dict: dict[str, torch.Tensor], preset: str | N
     alike = [name for name, (_, problems) in fits.items() if not problems]
     if any(_computing(fits[name][0]) != _computing(config) for name in alike):
         raise ValueError(
-            f"from_official({family!r}): {' and '.join(alike)} have these shapes and compute differently; say which it is"
+            f"from_official({family!r}): {' and '.join(alike)} have these shapes and compute differently; name one"
         )
     return config
 
