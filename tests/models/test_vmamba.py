@@ -335,6 +335,14 @@ def test_maps_have_the_sides_that_the_config_says(variant, size):
     assert [tuple(h.shape) for h in out.hidden_states[:2]] == [(1, height * width, 8)] * 2
 
 
+@pytest.mark.parametrize(("patches", "strides"), [("single", [8, 16, 32]), ("double", [16, 32, 64])])
+def test_strides_are_those_of_the_maps(patches, strides):
+    config = VMambaConfig(**{**SIZES, "patch_size": 8, "patch_embedding": patches, "out_indices": [1, 2, 3]})
+    backbone = VMambaBackbone(config)
+    maps = backbone(torch.randn(1, 3, 128, 128)).feature_maps
+    assert backbone.strides == strides and [128 // m.shape[2] for m in maps] == strides
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 3, 3, 32), (3, 32, 32)])
 def test_images_of_a_wrong_shape_are_named(shape):
     with pytest.raises(ValueError, match=r"pixel_values has shape .* with H and W at least 4"):

@@ -57,7 +57,7 @@ class VMambaConfig(MapEncoderConfig):
         mlp_act: their activation.
         mlp_gated: MLP(x) = fc2(a * act(b)) with a, b of one projection.
         norm_type: "layer_norm" or "batch_norm".
-        patch_embedding: "single" convolution of disjoint patches, or "double": two overlapping ones, each halving.
+        patch_embedding: "single" convolution of disjoint patches, or "double": two that overlap, each of half the size.
         patch_norm: norms in the patch embedding.
         downsample: between stages: "merge" (2 x 2 patch merging), or a convolution of step 2, "conv2" or "conv3".
         use_position_embeddings: add learned position embeddings.
@@ -116,6 +116,11 @@ class VMambaConfig(MapEncoderConfig):
             raise ValueError(f"scan is {self.scan!r}, expected 'cross_scan', summed, with cascade")
         if self.headwise and isinstance(self.scan, str):
             raise ValueError(f"scan is {self.scan!r}, expected a list with one scan for every head with headwise")
+
+    @property
+    def stage_strides(self) -> list[float]:
+        first = self.patch_size if self.patch_embedding == "single" else (self.patch_size // 2) ** 2
+        return [first, *(first * 2**i for i in range(len(self.depths)))]
 
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the first stage's map of a height x width image."""
