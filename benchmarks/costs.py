@@ -59,7 +59,7 @@ def kept_for_backward(model: torch.nn.Module, image: torch.Tensor) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in held:
             saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # what an op gave, held by the op itself, would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, _unchanged):
         output: Any = model.train()(image)
