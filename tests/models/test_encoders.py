@@ -16,6 +16,7 @@ import vlmamba
 from tests.close import GRADIENT, VALUE, assert_close
 from tests.models.encoders import config_of, four_stages, model_of
 from vlmamba.models import ENCODERS
+from vlmamba.scans import base, steps
 
 pytestmark = pytest.mark.parametrize("family", ENCODERS)
 # square, not square, no whole number of patches, odd
@@ -290,15 +291,19 @@ def test_what_cannot_be_is_an_error_at_construction(family, change, words):
         config_of(family, **change)
 
 
-def test_it_compiles_and_exports_without_graph_breaks(family):
-    model = model_of(family, "Model").eval()
-    images = pixels(48, 64, batch=1)
-    expected = model(images).pooler_output
+def test_it_compiles_without_graph_breaks_and_exports_for_any_batch(monkeypatch, family):
+    monkeypatch.setattr(base, "_parts", {})  # as in a new process: nothing ran before it is compiled
+    monkeypatch.setattr(steps, "_made", {})
     torch._dynamo.reset()  # graphs of other families, whose `forward` is the same
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(images).pooler_output, expected)
-    exported = torch.export.export(model, (images,)).module()
-    torch.testing.assert_close(exported(images).pooler_output, expected)
+    model = model_of(family, "Model").eval()
+    images = pixels(48, 64)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(images).pooler_output
+    torch.testing.assert_close(compiled, model(images).pooler_output)
+    shapes = {"pixel_values": {0: torch.export.Dim.DYNAMIC}}
+    exported = torch.export.export(model, (images,), dynamic_shapes=shapes).module()
+    for batch in (1, 3):
+        images = pixels(48, 64, batch=batch)
+        torch.testing.assert_close(exported(images).pooler_output, model(images).pooler_output)
 
 
 def test_lora_acts_on_every_projection(family):

@@ -67,7 +67,7 @@ class TokenEmbeddings(nn.Module):
         grid = tuple(patches.shape[2:])
         tokens = patches.flatten(2).transpose(1, 2)
         if self.class_tokens is not None:
-            tokens = self.insert(tokens, self.class_tokens.expand(len(tokens), -1, -1))
+            tokens = self.insert(tokens, self.class_tokens.expand(tokens.shape[0], -1, -1))
         if self.position_embeddings is not None:
             tokens = tokens + self.positions(grid)
         return self.dropout(tokens), grid

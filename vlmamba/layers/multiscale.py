@@ -25,6 +25,8 @@ class ChainedScan(MapScan):
     def __init__(self, channels: int, scan: ScanName, state_size: int, time_step_rank: int):
         super().__init__(channels, get_scan(scan).joined(), state_size, time_step_rank)
         self.scan = scan
+        for k in range(get_scan(scan).num_paths):
+            get_scan(scan).only(k)  # made before `torch.compile` may ask for it
 
     def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """`[B, L, D]` -> `[B, K, L, D]`: what each order gave for every row."""

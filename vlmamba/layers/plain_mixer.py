@@ -69,6 +69,9 @@ class PlainMixer(nn.Module):
         self.A_log = nn.Parameter(torch.empty(channels, state_size, dtype=torch.float32))
         self.D = nn.Parameter(torch.empty(channels))
         self.move_embeddings = nn.Parameter(torch.empty(_NUM_MOVES, state_size)) if move_embeddings else None
+        for needed, labels_of in ((not permute_inputs, steps_of), (move_embeddings, moves_of)):
+            if needed:
+                labels_of(get_scan(scan))  # made before `torch.compile` may ask for it
         self.out_proj = nn.Linear(channels, hidden_size, bias=bias)
         self.layer_scale_value = layer_scale
         if layer_scale is not None:

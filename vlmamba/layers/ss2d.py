@@ -103,7 +103,7 @@ class SS2D(nn.Module):
         for first, line, across in ((0, rows, 2), (1, columns, 1)):
             order = slice(first, None, 2)  # there and back
             x = nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps)
-            y = self.scans.along(x, paths[order], order, merge=False, seq_idx=line.expand(len(x), -1))
+            y = self.scans.along(x, paths[order], order, merge=False, seq_idx=line.expand(x.shape[0], -1))
             there, back = y.unflatten(2, grid).unbind(1)
             # the published models were trained so: what the way back gives stays mirrored within its line
             x = (there + back.flip(across)).flatten(1, 2)

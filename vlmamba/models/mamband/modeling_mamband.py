@@ -96,6 +96,8 @@ class MambaNDModel(TokenModel, MambaNDPreTrainedModel):
     def build(self, config: MambaNDConfig) -> None:
         width, eps = config.hidden_size, config.final_norm_epsilon
         self.embeddings = MambaNDEmbeddings(config)
+        for i in range(config.num_hidden_layers):
+            config.scan_of_layer(i)  # made before `torch.compile` may ask for it
         self.layers = nn.ModuleList(
             MambaNDBlock(config, rate, i in config.downsample_layers)
             for i, rate in enumerate(config.drop_path_rates(config.num_hidden_layers))

@@ -108,10 +108,10 @@ class VimModel(RotaryTokens, TokenModel, VimPreTrainedModel):
         for name, values, dtype in (("token_mask", token_mask, torch.bool), ("token_order", token_order, torch.int64)):
             if values is None:
                 continue
-            if values.shape != (len(pixel_values), length) or values.dtype != dtype:
+            if values.shape != (pixel_values.shape[0], length) or values.dtype != dtype:
                 raise ValueError(
                     f"{name} has shape {tuple(values.shape)} and dtype {values.dtype}, expected "
-                    f"{(len(pixel_values), length)} and {dtype}"
+                    f"{(pixel_values.shape[0], length)} and {dtype}"
                 )
             arguments[name] = self._with_class_tokens(values)
         return super().encode(pixel_values, keep, **arguments)
@@ -127,7 +127,7 @@ class VimModel(RotaryTokens, TokenModel, VimPreTrainedModel):
             own = torch.tensor(at, device=values.device)
             patches = [i for i in range(values.shape[1] + len(at)) if i not in at]
             values = torch.tensor(patches, device=values.device)[values]
-        return self.embeddings.insert(values.unsqueeze(-1), own.expand(len(values), -1).unsqueeze(-1)).squeeze(-1)
+        return self.embeddings.insert(values.unsqueeze(-1), own.expand(values.shape[0], -1).unsqueeze(-1)).squeeze(-1)
 
     def step(
         self,
