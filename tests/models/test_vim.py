@@ -178,33 +178,6 @@ def test_other_image_sizes_resize_the_positions():
     assert model.patch_tokens(out.last_hidden_state, (5, 8)).shape == (1, 40, 32)
 
 
-def test_gradient_checkpointing_changes_nothing():
-    model = VimForImageClassification(tiny()).train()
-    pixels, labels = torch.randn(2, 3, 32, 32), torch.tensor([1, 4])
-    model(pixels, labels=labels).loss.backward()
-    expected = {n: p.grad.clone() for n, p in model.named_parameters()}
-    model.zero_grad()
-    model.gradient_checkpointing_enable()
-    model(pixels, labels=labels).loss.backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[name])
-
-
-def test_bfloat16_keeps_the_state_matrix_in_float32(tmp_path):
-    VimForImageClassification(tiny()).save_pretrained(tmp_path)
-    model = VimForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    kinds = {n.rpartition(".")[2]: p.dtype for n, p in model.named_parameters()}
-    assert kinds["A_log"] == torch.float32 and kinds["D"] == torch.bfloat16
-    assert torch.isfinite(model(torch.randn(1, 3, 32, 32)).logits).all()
-
-
-def test_a_batch_equals_its_items():
-    model = VimForImageClassification(tiny()).eval()
-    pixels = torch.randn(3, 3, 32, 32)
-    singles = torch.cat([model(one[None]).logits for one in pixels])
-    torch.testing.assert_close(model(pixels).logits, singles)
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 3, 4, 32), (3, 32, 32)])
 def test_images_of_a_wrong_shape_are_named(shape):
     with pytest.raises(ValueError, match=r"pixel_values has shape"):

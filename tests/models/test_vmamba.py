@@ -1,23 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import (
-    AutoBackbone,
     AutoModel,
     AutoModelForImageClassification,
-    UperNetConfig,
-    UperNetForSemanticSegmentation,
-    pipeline,
 )
 
 from tests import golden
-from tests.models.tiny import tiny_model
 from vlmamba import VMambaBackbone, VMambaConfig, VMambaForImageClassification, VMambaModel, from_official
-from vlmamba.models.vlmamba import VLMambaImageProcessor
 from vlmamba.models.vmamba import PRESETS
 from vlmamba.models.vmamba.convert_vmamba import config_from_official, rename
 
@@ -257,50 +250,6 @@ def test_a_backbone_gives_the_stages_asked_for_and_loads_a_classifier(tmp_path):
     assert torch.equal(again(pixels).feature_maps[1], out.feature_maps[1])
 
 
-def test_heads_of_transformers_take_the_backbone():
-    config = tiny(out_features=["stage1", "stage2", "stage3"])
-    assert isinstance(AutoBackbone.from_config(config), VMambaBackbone)
-    head = UperNetForSemanticSegmentation(
-        UperNetConfig(backbone_config=config, hidden_size=8, num_labels=3, use_auxiliary_head=False, pool_scales=[1])
-    )
-    assert head.eval()(torch.randn(1, 3, 32, 32)).logits.shape == (1, 3, 32, 32)
-
-
-def test_a_pipeline_classifies_images(tmp_path):
-    VMambaForImageClassification(tiny()).save_pretrained(tmp_path)
-    VLMambaImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    classify = pipeline("image-classification", model=str(tmp_path))
-    found = classify(str(Path(__file__).parents[2] / "examples" / "banana.png"), top_k=5)
-    assert {one["label"] for one in found} == {f"LABEL_{i}" for i in range(5)}
-
-
-def test_gradient_checkpointing_changes_nothing():
-    model = VMambaForImageClassification(tiny(**GATED)).train()
-    pixels, labels = torch.randn(2, 3, 32, 32), torch.tensor([1, 4])
-    model(pixels, labels=labels).loss.backward()
-    expected = {n: p.grad.clone() for n, p in model.named_parameters()}
-    model.zero_grad()
-    model.gradient_checkpointing_enable()
-    model(pixels, labels=labels).loss.backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[name])
-
-
-def test_bfloat16_keeps_the_state_matrix_in_float32(tmp_path):
-    VMambaForImageClassification(tiny()).save_pretrained(tmp_path)
-    model = VMambaForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    kinds = {n.rpartition(".")[2]: p.dtype for n, p in model.named_parameters()}
-    assert kinds["A_log"] == torch.float32 and kinds["D"] == torch.bfloat16
-    assert torch.isfinite(model(torch.randn(1, 3, 32, 32)).logits).all()
-
-
-def test_a_batch_equals_its_items():
-    model = VMambaForImageClassification(tiny()).eval()
-    pixels = torch.randn(3, 3, 32, 32)
-    singles = torch.cat([model(one[None]).logits for one in pixels])
-    torch.testing.assert_close(model(pixels).logits, singles)
-
-
 def test_it_compiles_and_exports_without_graph_breaks():
     # one block of each kind of scan
     for options in ({}, {**GATED, "cascade": True}):
@@ -311,17 +260,6 @@ def test_it_compiles_and_exports_without_graph_breaks():
         torch.testing.assert_close(compiled(pixels).pooler_output, expected)
     exported = torch.export.export(model, (pixels,)).module()
     torch.testing.assert_close(exported(pixels).pooler_output, expected)
-
-
-def test_a_language_model_reads_its_tokens():
-    model = tiny_model(vision_config={**SIZES, "model_type": "vmamba", "initializer_range": 0.5})
-    assert model.config.image_seq_length == 4
-    ids = torch.tensor([[1, 7, *[4] * 4, 8, 9]])
-    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    first, second = (model(input_ids=ids, pixel_values=one[None]).logits for one in pixels)
-    assert not torch.allclose(first[:, -1], second[:, -1])
-    both = model(input_ids=ids.expand(2, -1), pixel_values=pixels).logits
-    torch.testing.assert_close(both, torch.cat([first, second]))
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -347,15 +285,3 @@ def test_strides_are_those_of_the_maps(patches, strides):
 def test_images_of_a_wrong_shape_are_named(shape):
     with pytest.raises(ValueError, match=r"pixel_values has shape .* with H and W at least 4"):
         VMambaModel(tiny(**GATED))(torch.zeros(shape))
-
-
-def test_eight_images_are_learned():
-    torch.manual_seed(0)
-    model = VMambaForImageClassification(tiny(num_labels=8)).train()
-    pixels, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(30):
-        optimizer.zero_grad()
-        model(pixels, labels=labels).loss.backward()
-        optimizer.step()
-    assert torch.equal(model.eval()(pixels).logits.argmax(-1), labels)
