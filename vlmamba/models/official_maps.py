@@ -2,12 +2,13 @@
 """What the converters of the forks of VMamba's first release (v0) share: names, and the shapes of directions."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
+from vlmamba.models.official_names import Target, matched
+
 BLOCK = r"^layers\.(\d+)\.blocks\.(\d+)\."
-Target = str | Callable[[re.Match], str]
 
 
 def downsampling(pattern: str, target: str) -> tuple[str, Target]:
@@ -31,15 +32,6 @@ KEYS: list[tuple[str, Target]] = [
     (r"^classifier\.head\.", "classifier."),
 ]
 _OF_ALL_DIRECTIONS = ("x_proj_weight", "dt_projs_weight", "dt_projs_bias", "A_logs", "Ds")
-
-
-def matched(key: str, patterns: Sequence[tuple[str, Target]]) -> str:
-    """What the first pattern that is found makes of a key; the key itself where none is."""
-    for pattern, target in patterns:
-        new, found = re.subn(pattern, target, key)
-        if found:
-            return new
-    return key
 
 
 def rename_maps(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Official LocalVim checkpoints (hunto/LocalMamba, class VisionMamba) -> LocalVimForImageClassification."""
 
-import re
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ import torch
 from vlmamba.models.local_scans import directions_from_official
 from vlmamba.models.localvim.configuration_localvim import LocalVimConfig
 from vlmamba.models.localvim.modeling_localvim import LocalVimForImageClassification
+from vlmamba.models.official_names import matched
 from vlmamba.models.rotary import rotary_from_official, without_rotary_tables
 
 MODELS = {"image-classification": LocalVimForImageClassification}
@@ -83,10 +83,6 @@ def rename(state_dict: dict[str, torch.Tensor], config: LocalVimConfig, task: st
     """
     renamed = {}
     for key, tensor in state_dict.items():
-        for pattern, target in KEYS:
-            new, found = re.subn(pattern, target, key)
-            if found:
-                key = new
-                break
+        key = matched(key, KEYS)
         renamed[key] = tensor.flatten() if key.endswith(".merge.weights") else tensor
     return without_rotary_tables(renamed, config)

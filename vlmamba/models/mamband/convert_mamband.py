@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Official Mamba-ND checkpoints (jacklishufan/Mamba-ND, an ImageClassifier with Mamba2DModel) -> our classifier."""
 
-import re
 from typing import Any
 
 import torch
 
 from vlmamba.models.mamband.configuration_mamband import MambaNDConfig
 from vlmamba.models.mamband.modeling_mamband import MambaNDForImageClassification
+from vlmamba.models.official_names import matched
 
 MODELS = {"image-classification": MambaNDForImageClassification}
 _LAYER = r"^backbone\.layers\.(\d+)\."
@@ -114,10 +114,6 @@ def rename(state_dict: dict[str, torch.Tensor], config: MambaNDConfig, task: str
     """Official names and orders to ours; names that match nothing are kept, so that loading reports them."""
     renamed = {}
     for key, tensor in state_dict.items():
-        for pattern, target in KEYS:
-            new, found = re.subn(pattern, target, key)
-            if found:
-                key = new
-                break
+        key = matched(key, KEYS)
         renamed[key] = _by_position(tensor) if ".downsample." in key and not tensor.shape[-1] % 4 else tensor
     return renamed

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Official Mamba-R checkpoints (wangf3014/Mamba-Reg, class VisionMamba) -> MambaRForImageClassification."""
 
-import re
 from typing import Any
 
 import torch
 
 from vlmamba.models.mambar.configuration_mambar import MambaRConfig
 from vlmamba.models.mambar.modeling_mambar import MambaRForImageClassification
+from vlmamba.models.official_names import matched
 from vlmamba.scans import registers
 
 MODELS = {"image-classification": MambaRForImageClassification}
@@ -89,11 +89,7 @@ def rename(state_dict: dict[str, torch.Tensor], config: MambaRConfig, task: str)
     """Official names to ours; names that match nothing are kept, so that loading reports them."""
     renamed = {}
     for key, tensor in state_dict.items():
-        for pattern, target in KEYS:
-            new, found = re.subn(pattern, target, key)
-            if found:
-                key = new
-                break
+        key = matched(key, KEYS)
         renamed[key] = tensor
     if "pos_embed" in renamed and "pos_embed_cls" in renamed:
         # officially patches and registers have a table each; ours is in the order of the tokens

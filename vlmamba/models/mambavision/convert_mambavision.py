@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Official MambaVision checkpoints (NVlabs/MambaVision, classes MambaVision and MM_mamba_vision) -> our models."""
 
-import re
 from typing import Any
 
 import torch
 
 from vlmamba.models.mambavision.configuration_mambavision import PRESETS, MambaVisionConfig
 from vlmamba.models.mambavision.modeling_mambavision import MambaVisionBackbone, MambaVisionForImageClassification
+from vlmamba.models.official_names import matched
 
 MODELS = {"image-classification": MambaVisionForImageClassification, "backbone": MambaVisionBackbone}
 
@@ -96,14 +96,11 @@ def rename(state_dict: dict[str, torch.Tensor], config: MambaVisionConfig, task:
         if i:  # officially a stage ends with what ours begins with
             key = rf"^levels\.{i - 1}\.downsample\.reduction\.0\."
             patterns.append((key, f"{{encoder}}.stages.{i}.downsample.conv."))
+    patterns = [(pattern, target.replace("{encoder}", encoder)) for pattern, target in patterns]
     renamed = {}
     for key, tensor in state_dict.items():
         key = key.removeprefix("model.")  # as the models on the hub have it
-        for pattern, target in patterns:
-            new, found = re.subn(pattern, target.replace("{encoder}", encoder), key)
-            if found:
-                key = new
-                break
+        key = matched(key, patterns)
         if key.endswith((".mixer.scans.A_log", ".mixer.scans.D")):
             tensor = tensor.unsqueeze(0)  # of the one order
         renamed[key] = tensor

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vlmamba.models.official_names import matched
 from vlmamba.models.plainmamba.configuration_plainmamba import PRESETS, PlainMambaConfig
 from vlmamba.models.plainmamba.modeling_plainmamba import PlainMambaForImageClassification
 
@@ -104,10 +105,6 @@ def rename(state_dict: dict[str, torch.Tensor], config: PlainMambaConfig, task: 
             continue
         if match := _STEM_CONVOLUTION.match(key):
             key = f"plainmamba.embeddings.stem.{int(match[1]) + _STEM_OFFSET}.{key[match.end() :]}"
-        for pattern, target in KEYS:
-            new, found = re.subn(pattern, target, key)
-            if found:
-                key = new
-                break
+        key = matched(key, KEYS)
         renamed[key] = tensor
     return renamed

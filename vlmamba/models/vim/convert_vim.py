@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Official Vim checkpoints (hustvl/Vim, class VisionMamba) -> VimForImageClassification."""
 
-import re
 from typing import Any
 
 import torch
 
+from vlmamba.models.official_names import matched
 from vlmamba.models.rotary import rotary_from_official, without_rotary_tables
 from vlmamba.models.vim.configuration_vim import VimConfig
 from vlmamba.models.vim.modeling_vim import VimForImageClassification
@@ -97,11 +97,7 @@ def rename(state_dict: dict[str, torch.Tensor], config: VimConfig, task: str) ->
     """Official names to ours; names that match nothing are kept, so that loading reports them."""
     renamed = {}
     for key, tensor in state_dict.items():
-        for pattern, target in KEYS:
-            new, found = re.subn(pattern, target, key)
-            if found:
-                key = new
-                break
+        key = matched(key, KEYS)
         renamed[key] = tensor
     if config.class_token == "both":
         ends = [f"cls_token_{end}" for end in ("head", "tail")]

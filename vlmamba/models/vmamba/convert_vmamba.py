@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from vlmamba.models.official_names import matched
 from vlmamba.models.vmamba.configuration_vmamba import VMambaConfig
 from vlmamba.models.vmamba.modeling_vmamba import VMambaBackbone, VMambaForImageClassification
 
@@ -182,11 +183,7 @@ def rename(state_dict: dict[str, torch.Tensor], config: VMambaConfig, task: str)
     for key, tensor in state_dict.items():
         for pattern, target in _FIRST_RELEASE:
             key = re.sub(pattern, target, key)
-        for pattern, target in patterns:
-            new, found = re.subn(pattern, target, key)
-            if found:
-                key = new
-                break
+        key = matched(key, patterns)
         if key.endswith(("in_proj.weight", "out_proj.weight", "fc1.weight", "fc2.weight", "reduction.weight")):
             tensor = tensor.flatten(1)  # linear layers of early checkpoints are convolutions of side 1
         if key.endswith(".position_embeddings"):
