@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A head of transformers on an encoder of ours: tell lying from standing bars, pixel by pixel, in a few seconds.
 
-python examples/segment.py [vmamba|msvmamba|efficientvmamba|...]
+python examples/segment.py
 """
-
-import sys
 
 import torch
 from transformers import AutoConfig, UperNetConfig, UperNetForSemanticSegmentation
@@ -42,10 +40,10 @@ def accuracy(model: UperNetForSemanticSegmentation) -> float:
 
 
 def main() -> None:
-    family = sys.argv[1] if len(sys.argv) > 1 else "vmamba"
     torch.manual_seed(0)
+    # any other encoder by its model_type, though each learns at a pace of its own
     backbone = AutoConfig.for_model(
-        family, hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], out_indices=[1, 2, 3, 4], image_size=SIZE
+        "vmamba", hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], out_indices=[1, 2, 3, 4], image_size=SIZE
     )
     config = UperNetConfig(backbone_config=backbone, hidden_size=32, num_labels=3, use_auxiliary_head=False)
     model = UperNetForSemanticSegmentation(config)
