@@ -14,6 +14,7 @@ _PUBLIC = {
     "vlmamba.convert": ["from_official"],
     "vlmamba.layers.kernels": ["apply_kernels"],
     "vlmamba.layers.quantize": ["quantize"],
+    "vlmamba.models.fused_vision": ["FusedVisionConfig", "FusedVisionModel"],
     "vlmamba.models.mamba": ["MambaForCausalLM"],
     "vlmamba.models.mamba2": ["Mamba2ForCausalLM"],
     "vlmamba.models.vlmamba": [

@@ -17,6 +17,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 
 from vlmamba.models import ENCODER_CLASSES, ENCODERS
+from vlmamba.models.fused_vision import FusedVisionConfig, FusedVisionModel
 from vlmamba.models.vlmamba import (
     VLMambaConfig,
     VLMambaForConditionalGeneration,
@@ -44,8 +45,9 @@ def register() -> None:
     for family, prefix in ENCODERS.items():
         module = import_module(f"vlmamba.models.{family}")
         _register_encoder(*(getattr(module, f"{prefix}{name}") for name in ENCODER_CLASSES))
-    for config in (VLMambaConfig, VLMambaProjectorConfig):
+    for config in (FusedVisionConfig, VLMambaConfig, VLMambaProjectorConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(FusedVisionConfig, FusedVisionModel, exist_ok=True)
     for auto, model in (
         (AutoModel, VLMambaModel),
         (AutoModelForImageTextToText, VLMambaForConditionalGeneration),

@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from vlmamba.models.vision_features import check_vision_config, patch_grid, vision_size
 from vlmamba.scans import get_scan
 
 # transformers' language models whose layers are all Mamba-1 or Mamba-2
@@ -52,10 +53,11 @@ class VLMambaConfig(PreTrainedConfig):
     r"""Configuration of a `VLMambaForConditionalGeneration`.
 
     Args:
-        vision_config: a ViT-like vision model's config or dict with `model_type`; default Vim.
+        vision_config: the config, or dict with `model_type`, of a vision model with patches: any of this library,
+            `fused_vision`, ViT-like ones of transformers, `timm_wrapper`; default Vim.
         projector_config: a `VLMambaProjectorConfig` or dict.
         text_config: a language model's config or dict with `model_type` mamba (the default), mamba2 or falcon_mamba.
-        image_token_id: the placeholder token that image features replace.
+        image_token_id: the placeholder token that image features replace; the language model needs no row for it.
         vision_feature_layer: which hidden states of the encoder to read; -1 is its (normed) output.
         tie_word_embeddings: share the embeddings with the head; as `text_config` says when None.
 
@@ -85,10 +87,7 @@ class VLMambaConfig(PreTrainedConfig):
 
     def validate_vision_config(self):
         """Part of the validation of strict configs: the encoder must be ViT-like."""
-        missing = [n for n in ("hidden_size", "image_size", "patch_size") if not hasattr(self.vision_config, n)]
-        if missing:
-            kind = self.vision_config.model_type
-            raise ValueError(f"vision_config: a {kind} config has no {', '.join(missing)}, expected a ViT-like encoder")
+        check_vision_config(self.vision_config, "vision_config")
 
     def validate_text_config(self):
         """Part of the validation of strict configs: the language model must have states and no attention."""
@@ -96,15 +95,8 @@ class VLMambaConfig(PreTrainedConfig):
         if kind not in LANGUAGE_MODELS:
             raise ValueError(f"text_config: a {kind} config is not supported, expected {', '.join(LANGUAGE_MODELS)}")
 
-    def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches that the encoder makes of a height x width image."""
-        if hasattr(self.vision_config, "grid"):
-            return self.vision_config.grid(height, width)
-        return height // self.vision_config.patch_size, width // self.vision_config.patch_size
-
     @property
     def image_seq_length(self) -> int:
         """Placeholder tokens that one image of the encoder's size takes."""
-        size = self.vision_config.image_size
-        rows, columns = self.grid_of(*((size, size) if isinstance(size, int) else size))
+        rows, columns = patch_grid(self.vision_config, *vision_size(self.vision_config))
         return rows * columns

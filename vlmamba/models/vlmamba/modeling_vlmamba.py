@@ -15,6 +15,7 @@ from vlmamba.layers.connectors import CONNECTORS
 from vlmamba.layers.kernels import apply_kernels
 from vlmamba.layers.vision_mixer import VisionMixer
 from vlmamba.models.modeling_utils import CACHE, KernelPreTrainedModel, PaddedGenerationMixin
+from vlmamba.models.vision_features import feature_width, patch_features, patch_grid
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
 from vlmamba.ops.numerics import widened
 
@@ -68,7 +69,7 @@ class MultiModalProjector(nn.Module):
         super().__init__()
         projector = config.projector_config
         self.connector = CONNECTORS[projector.projector_type](
-            config.vision_config.hidden_size,
+            feature_width(config.vision_config),
             config.text_config.hidden_size,
             hidden_act=projector.hidden_act,
             eps=projector.layer_norm_epsilon,
@@ -125,26 +126,37 @@ class VLMambaModel(VLMambaPreTrainedModel):
             pixel_values: `[images, 3, H, W]`.
 
         Returns:
-            The encoder's output; its `pooler_output` is a list with `[tokens, hidden_size]` of each image.
-        """
-        layer = self.config.vision_feature_layer
-        outputs = self.vision_tower(pixel_values, output_hidden_states=layer != -1, return_dict=True)
-        features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
-        grid = self.config.grid_of(*pixel_values.shape[-2:])
-        features = self._patches(features, grid).to(self.get_input_embeddings().weight.dtype)
-        outputs.pooler_output = list(self.multi_modal_projector(features, grid))
-        return outputs
+            `last_hidden_state` `[images, patches, width]`, the encoder's features; `pooler_output`, a list with
+            `[tokens, hidden_size]` of each image.
 
-    def _patches(self, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Leave class and register tokens out: where the encoder says they are, else in front."""
-        if hasattr(self.vision_tower, "patch_tokens"):
-            return self.vision_tower.patch_tokens(features, grid)
-        expected = grid[0] * grid[1]
-        if features.dim() != 3 or features.shape[1] < expected:
-            kind = self.config.vision_config.model_type
-            shape = tuple(features.shape)
-            raise ValueError(f"the {kind} encoder gives {shape} features, expected [images, {expected} or more, width]")
-        return features[:, features.shape[1] - expected :]
+        Raises:
+            ValueError: the pixels are not finite floating-point numbers, or of a wrong shape.
+        """
+        self._check_pixels(pixel_values)
+        tower = self.vision_tower
+        features = patch_features(tower, pixel_values.to(tower.dtype), self.config.vision_feature_layer)
+        grid = patch_grid(tower.config, *pixel_values.shape[-2:])
+        embeddings = self.get_input_embeddings().weight
+        projected = self.multi_modal_projector(features.to(embeddings.device, embeddings.dtype), grid)
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=list(projected))
+
+    @staticmethod
+    def _check_pixels(pixel_values: torch.Tensor) -> None:
+        """What would else come out as NaN, or as a wrong answer."""
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values has dtype {pixel_values.dtype}, expected floating point: what the image processor gives"
+            )
+        if not torch.compiler.is_compiling() and not bool(torch.isfinite(pixel_values).all()):
+            raise ValueError("pixel_values has NaN or infinite values, expected finite ones")
+
+    def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings `[B, L, hidden_size]`; the placeholder may be a token that the language model has no row for."""
+        if input_ids.is_floating_point():
+            raise ValueError(f"input_ids has dtype {input_ids.dtype}, expected integers: token ids")
+        if self.config.image_token_id >= self.config.text_config.vocab_size:
+            input_ids = input_ids.masked_fill(input_ids == self.config.image_token_id, 0)
+        return self.get_input_embeddings()(input_ids)
 
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, num_features: int
@@ -156,7 +168,7 @@ class VLMambaModel(VLMambaPreTrainedModel):
         """
         if input_ids is None:
             token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
-            mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+            mask = (inputs_embeds == self._embed(token)).all(-1)
         else:
             mask = input_ids == self.config.image_token_id
         if int(mask.sum()) != num_features:
@@ -186,7 +198,7 @@ class VLMambaModel(VLMambaPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
+            inputs_embeds = self._embed(input_ids)
         encoded = (mm_encoder_outputs or {}).get("image")
         if encoded is None and pixel_values is not None and len(pixel_values):
             encoded = self.get_image_features(pixel_values, return_dict=True)
