@@ -51,7 +51,7 @@ def patch_features(encoder: nn.Module, pixel_values: torch.Tensor, layer: int = 
     Args:
         encoder: a vision model.
         pixel_values: `[images, channels, H, W]`.
-        layer: -1 for the model's (normed) output, else an index into its hidden states: -2 is what the last layer reads.
+        layer: -1 for the model's (normed) output, else an index into its hidden states: -2 is what the last one reads.
 
     Raises:
         ValueError: the encoder does not give a feature for every patch.

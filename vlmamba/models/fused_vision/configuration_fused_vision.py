@@ -8,7 +8,6 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from vlmamba.models.vision_features import check_vision_config, feature_width, patch_grid, vision_size
 
-
 # Cobra's: DINOv2 with registers and SigLIP at one resolution, as timm has them
 COBRA_ENCODERS = (
     {
@@ -38,7 +37,7 @@ class FusedVisionConfig(PreTrainedConfig):
 
     Example:
         >>> config = FusedVisionConfig(
-        ...     encoders=[{"model_type": "dinov2_with_registers"}, {"model_type": "siglip_vision_model", "patch_size": 14}],
+        ...     encoders=[{"model_type": "dinov2_with_registers"}, SiglipVisionConfig(patch_size=14)],
         ...     feature_layers=[-2, -2],
         ... )
     """
