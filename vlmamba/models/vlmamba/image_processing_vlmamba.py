@@ -36,9 +36,22 @@ class VLMambaImageProcessor(TorchvisionBackend):
     do_convert_rgb = True
     pad_color = (127, 127, 127)
 
-    def _preprocess(
+    def _preprocess(self, images: list[torch.Tensor], return_tensors: str | None, **options: object) -> BatchFeature:
+        pixels = [self.view_to_pixels(view, **options) for image in images for view in self.views(image, **options)]
+        return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+
+    def views(self, image: torch.Tensor, **options: object) -> list[torch.Tensor]:
+        """The views of an image that the encoder sees, each a `[3, H, W]` of any size.
+
+        Args:
+            image: `[3, H, W]` in 0..255.
+            options: of the call.
+        """
+        return [image]
+
+    def view_to_pixels(
         self,
-        images: list[torch.Tensor],
+        view: torch.Tensor,
         do_resize: bool,
         size: SizeDict,
         resample: PILImageResampling | int | None,
@@ -48,17 +61,12 @@ class VLMambaImageProcessor(TorchvisionBackend):
         do_normalize: bool,
         image_mean: float | list[float] | None,
         image_std: float | list[float] | None,
-        return_tensors: str | None,
         **kwargs: object,
-    ) -> BatchFeature:
-        pixels = []
-        for image in images:
-            if do_resize:
-                image = self._fit(image, size, resample) if do_pad else self.resize(image, size, resample)
-            pixels.append(
-                self.rescale_and_normalize(image, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
-            )
-        return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+    ) -> torch.Tensor:
+        """A view `[3, H, W]` in 0..255, of any size, as the encoder takes it: `[3, height, width]`."""
+        if do_resize:
+            view = self._fit(view, size, resample) if do_pad else self.resize(view, size, resample)
+        return self.rescale_and_normalize(view, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
 
     def _fit(self, image: torch.Tensor, size: SizeDict, resample: PILImageResampling | int | None) -> torch.Tensor:
         height, width = image.shape[-2:]
