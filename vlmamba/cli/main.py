@@ -16,12 +16,15 @@ from vlmamba.cli.env import env
 from vlmamba.cli.errors import OneLineErrors
 from vlmamba.cli.scans import HELP as SCANS_HELP
 from vlmamba.cli.scans import scans
+from vlmamba.cli.serve_demo import HELP as SERVE_DEMO_HELP
+from vlmamba.cli.serve_demo import serve_demo
 
 HELP = """Vision Mamba: ask a model about pictures, on any machine.
 
 [bold]Examples[/]
   [green]vlmamba ask photo.png "What is this?"[/]    one answer
   [green]vlmamba chat photo.png[/]                   a conversation
+  [green]vlmamba serve-demo[/]                       a web page for conversations
   [green]vlmamba convert vim vim.pth out[/]          an official checkpoint to a model folder
   [green]vlmamba env[/]                              versions, devices and kernels
   [green]vlmamba scans[/]                            orders in which an image is read
@@ -38,6 +41,7 @@ app = typer.Typer(
 )
 app.command(cls=AskCommand, help=ASK_HELP)(ask)
 app.command(help=CHAT_HELP)(chat)
+app.command(help=SERVE_DEMO_HELP)(serve_demo)
 app.command(help=CONVERT_HELP)(convert)
 app.command()(env)
 app.command(help=SCANS_HELP)(scans)
