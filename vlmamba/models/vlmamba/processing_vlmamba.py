@@ -26,11 +26,14 @@ CHAT_TEMPLATE = """\
 class VLMambaProcessor(ProcessorMixin):
     """An image processor and a tokenizer: expands every `<image>` to the placeholders that its features replace.
 
+    An image that the image processor cuts into tiles takes as many placeholders for each of its views, which follow
+    each other with nothing between: the thumbnail, then the tiles row by row.
+
     Args:
         image_processor: e.g. `VLMambaImageProcessor`.
         tokenizer: has the token `<image>`.
         chat_template: Jinja template; `CHAT_TEMPLATE` when None.
-        num_image_tokens: placeholders per image (`VLMambaConfig.image_seq_length`).
+        num_image_tokens: placeholders per view of an image (`VLMambaConfig.image_seq_length`).
 
     Example:
         >>> processor(images=[image], text="<|user|><image>What is this?<|assistant|>", return_tensors="pt")
@@ -73,11 +76,18 @@ class VLMambaProcessor(ProcessorMixin):
             raise ValueError(f"{name} has {found} {self.image_token} placeholder(s), but {given} image(s) are given")
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: object) -> str:
-        return self.image_token * self.num_image_tokens
+        views = int(image_inputs["num_patches"][image_idx]) if "num_patches" in image_inputs else 1
+        return self.image_token * (self.num_image_tokens * views)
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        """What the image processor tells this processor only."""
+        return ["num_patches"]
 
     def _get_num_multimodal_tokens(self, image_sizes: list | None = None, **kwargs: object) -> MultiModalData:
-        count = len(image_sizes) if image_sizes is not None else 0
-        return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
+        options = self._merge_kwargs(**kwargs)["images_kwargs"]
+        views = [self.image_processor.get_number_of_image_patches(*size, options) for size in image_sizes or []]
+        return MultiModalData(num_image_tokens=[self.num_image_tokens * n for n in views], num_image_patches=views)
 
 
 def _count(images: object) -> int:
