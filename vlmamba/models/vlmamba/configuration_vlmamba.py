@@ -10,22 +10,27 @@ from transformers.configuration_utils import SubConfigSpec
 from vlmamba.models.vision_features import check_vision_config, patch_grid, vision_size
 from vlmamba.scans import get_scan
 
+# connectors that leave a grid of their own
+POOLING = ("ldp", "fused_ldp")
 # transformers' language models whose layers are all Mamba-1 or Mamba-2
 LANGUAGE_MODELS = ("mamba", "mamba2", "falcon_mamba")
 
 
 @strict
 class VLMambaProjectorConfig(PreTrainedConfig):
-    r"""The connector between encoder and language model (VL-Mamba, arXiv:2403.13600, section 3.2).
+    r"""The connector between encoder and language model (`vlmamba.layers.connectors`).
 
     Args:
-        projector_type: "mlp", "vss_mlp" or "vss_l2" (the paper's final choice).
+        projector_type: one of VL-Mamba (arXiv:2403.13600, section 3.2): "mlp", "vss_mlp" or "vss_l2", its final choice;
+            or of Cobra (arXiv:2403.14520): "linear", "mlp", "fused_mlp", its final choice, "ldp" or "fused_ldp". The
+            last two average the patches to a grid of `pool_size`, so that an image takes fewer tokens.
         scan: order in which the patches are scanned: "bidirectional" (BSM), "cross_scan" (CSM) or any registered scan.
         shared_directions: one Mamba layer for all directions; False gives each its own parameters.
         average_directions: mean instead of sum over the directions.
         state_size: N of the selective scan.
         conv_kernel: taps of its convolution.
         expand: its inner width over its width.
+        pool_size: rows and columns of image tokens that "ldp" and "fused_ldp" leave.
         hidden_act: activation of the linear layers.
         layer_norm_epsilon: epsilon of the norm.
     """
@@ -33,19 +38,24 @@ class VLMambaProjectorConfig(PreTrainedConfig):
     model_type = "vlmamba_projector"
     base_config_key = "projector_config"
 
-    projector_type: Literal["mlp", "vss_mlp", "vss_l2"] = "vss_l2"
+    projector_type: Literal["linear", "mlp", "fused_mlp", "ldp", "fused_ldp", "vss_mlp", "vss_l2"] = "vss_l2"
     scan: str = "bidirectional"
     shared_directions: bool = True
     average_directions: bool = False
     state_size: int = 16
     conv_kernel: int = 4
     expand: int = 2
+    pool_size: int = 14
     hidden_act: str = "gelu"
     layer_norm_epsilon: float = 1e-5
 
     def validate_scan(self):
         """Part of the validation of strict configs: the scan must be registered."""
         get_scan(self.scan)
+
+    def num_tokens(self, rows: int, columns: int) -> int:
+        """Tokens that become of rows x columns patches."""
+        return self.pool_size**2 if self.projector_type in POOLING else rows * columns
 
 
 @strict
@@ -98,5 +108,4 @@ class VLMambaConfig(PreTrainedConfig):
     @property
     def image_seq_length(self) -> int:
         """Placeholder tokens that one image of the encoder's size takes."""
-        rows, columns = patch_grid(self.vision_config, *vision_size(self.vision_config))
-        return rows * columns
+        return self.projector_config.num_tokens(*patch_grid(self.vision_config, *vision_size(self.vision_config)))

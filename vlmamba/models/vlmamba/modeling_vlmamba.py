@@ -79,6 +79,7 @@ class MultiModalProjector(nn.Module):
             state_size=projector.state_size,
             conv_kernel=projector.conv_kernel,
             expand=projector.expand,
+            pool_size=projector.pool_size,
         )
 
     def forward(self, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
