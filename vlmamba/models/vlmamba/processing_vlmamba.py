@@ -4,23 +4,9 @@
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.tokenization_utils_base import BatchEncoding
 
-IMAGE_TOKEN = "<image>"
+from vlmamba.models.vlmamba.chat_templates import CHAT_TEMPLATE
 
-# content is a text, or a list of {"type": "image"} and {"type": "text", "text": ...}
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{%- if message['role'] == 'assistant' -%}
-{{ '<|assistant|>' }}{% generation %}{% if message['content'] is string %}{{ message['content'] }}{% else %}\
-{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}\
-{{ '</s>' }}{% endgeneration %}
-{%- else -%}
-{{ '<|user|>' }}{% if message['content'] is string %}{{ message['content'] }}{% else %}\
-{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>' }}\
-{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif -%}
-"""
+IMAGE_TOKEN = "<image>"
 
 
 class VLMambaProcessor(ProcessorMixin):
