@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: `python -m benchmarks scan|lm|vision|encoders|triton`, from the root of the repository."""
+"""The command: `python -m benchmarks scan|lm|vision|encoders|tiles|triton`, from the root of the repository."""
 
 import json
 from functools import partial
@@ -27,6 +27,7 @@ to a JSON file, the ratios to a plot beside it.
   [green]python -m benchmarks lm[/]                    Mamba-130m, prefill and decoding
   [green]python -m benchmarks vision[/]                Vim-S, growing resolution
   [green]python -m benchmarks encoders[/]              every encoder: MACs, time, memory
+  [green]python -m benchmarks tiles[/]                 a VLM and a LLaVA, 1 to 64 tiles
   [green]python -m benchmarks triton[/]                what the GPU kernels are made of
 
 [cyan]--quick[/] runs tiny sizes in seconds, to see that all works; its numbers mean
@@ -140,6 +141,29 @@ def encoders(
     content = benchmark.run(resolutions, layers, _options(str(thread_count), rounds, memory, check, quick))
     benchmark.show(content)
     path = _finish("encoders", content, benchmark.draw, quick, out, width=16)
+    path.with_suffix(".md").write_text(benchmark.markdown(json.loads(path.read_text())))
+
+
+@app.command()
+def tiles(
+    counts: Annotated[str, typer.Option("--tiles", help="Numbers of tiles, powers of two, with commas.")] = "",
+    thread_count: Annotated[int, typer.Option("--threads", min=1, help="Number of threads.")] = 1,
+    rounds: Rounds = 5,
+    memory: Memory = True,
+    quick: Quick = False,
+    out: Out = None,
+) -> None:
+    """A large image in 1 to 64 tiles: our VLM against a transformer LLaVA of its size, time and memory."""
+    from benchmarks import tiles as benchmark
+
+    sizes, chosen = (shapes.QUICK_VLM, shapes.QUICK_TILES) if quick else (shapes.VLM_130M, shapes.TILES)
+    if counts:
+        chosen = _numbers(counts)
+        if any(count & (count - 1) for count in chosen):
+            raise typer.BadParameter(f"--tiles {counts}: expected powers of two")
+    content = benchmark.run(sizes, chosen, _options(str(thread_count), rounds, memory, False, quick))
+    benchmark.show(content)
+    path = _finish("tiles", content, benchmark.draw, quick, out, width=18)
     path.with_suffix(".md").write_text(benchmark.markdown(json.loads(path.read_text())))
 
 

@@ -115,3 +115,69 @@ RESOLUTIONS = [224, 384, 512, 768, 1024]
 QUICK_RESOLUTIONS = [32, 64]
 # batch norms of one image in training need a last map of several positions
 QUICK_SIDES = [64, 96]
+
+
+@dataclass(frozen=True)
+class VlmSizes:
+    """Two vision language models of equal size.
+
+    Args:
+        side: of a tile in pixels; an encoder's patches are 16 x 16 of them.
+        vocabulary: of both language models, embeddings shared with the head.
+        vim, vit: of `VimConfig` and `SiglipVisionConfig`.
+        mamba, llama: of `MambaConfig` and `LlamaConfig`.
+    """
+
+    side: int
+    vocabulary: int
+    vim: dict[str, int]
+    vit: dict[str, int]
+    mamba: dict[str, int]
+    llama: dict[str, int]
+
+
+TILES = (1, 2, 4, 8, 16, 32, 64)
+# Vim-T and a ViT-Ti, mamba-130m and a Llama of as many parameters
+VLM_130M = VlmSizes(
+    side=224,
+    vocabulary=50280,
+    vim={"hidden_size": 192, "num_hidden_layers": 24},
+    vit={
+        "hidden_size": 192,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 3,
+        "intermediate_size": 1088,
+        "patch_size": 16,
+        "vision_use_head": False,
+    },
+    mamba={"hidden_size": 768, "num_hidden_layers": 24, "state_size": 16},
+    llama={
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 12,
+        "intermediate_size": 2240,
+    },
+)
+QUICK_TILES = (1, 2)
+QUICK_VLM = VlmSizes(
+    side=32,
+    vocabulary=96,
+    vim={"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
+    vit={
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "patch_size": 16,
+        "vision_use_head": False,
+    },
+    mamba={"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    llama={
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+    },
+)
