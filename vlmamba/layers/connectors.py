@@ -33,6 +33,7 @@ class VisionSelectiveScan(nn.Module):
         state_size: int = 16,
         conv_kernel: int = 4,
         expand: int = 2,
+        **_: object,
     ):
         super().__init__()
         self.scan = scan
