@@ -156,7 +156,7 @@ VLM_130M = VlmSizes(
         "num_hidden_layers": 12,
         "num_attention_heads": 12,
         "num_key_value_heads": 12,
-        "intermediate_size": 2240,
+        "intermediate_size": 2384,
     },
 )
 QUICK_TILES = (1, 2)
