@@ -15,9 +15,14 @@ from transformers import (
 )
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 from vlmamba.models import ENCODER_CLASSES, ENCODERS
 from vlmamba.models.fused_vision import FusedVisionConfig, FusedVisionModel
+from vlmamba.models.remote_code import remember
 from vlmamba.models.vlmamba import (
     VLMambaConfig,
     VLMambaForConditionalGeneration,
@@ -46,25 +51,38 @@ def register() -> None:
         module = import_module(f"vlmamba.models.{family}")
         _register_encoder(*(getattr(module, f"{prefix}{name}") for name in ENCODER_CLASSES))
     for config in (FusedVisionConfig, VLMambaConfig, VLMambaProjectorConfig):
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-    AutoModel.register(FusedVisionConfig, FusedVisionModel, exist_ok=True)
+        _register_config(config)
+    _register_model(AutoModel, FusedVisionConfig, FusedVisionModel)
     for auto, model in (
         (AutoModel, VLMambaModel),
         (AutoModelForImageTextToText, VLMambaForConditionalGeneration),
         (AutoModelForMultimodalLM, VLMambaForConditionalGeneration),
     ):
-        auto.register(VLMambaConfig, model, exist_ok=True)
+        _register_model(auto, VLMambaConfig, model)
+    # by these names `transformers serve` tells what a model is
+    for names in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
+        names[VLMambaConfig.model_type] = VLMambaForConditionalGeneration.__name__
     _register_image_processor(VLMambaConfig)
     AutoProcessor.register(VLMambaConfig, VLMambaProcessor, exist_ok=True)
 
 
 def _register_encoder(backbone: type, config: type, classifier: type, model: type) -> None:
-    AutoConfig.register(config.model_type, config, exist_ok=True)
-    AutoModel.register(config, model, exist_ok=True)
-    AutoModelForImageClassification.register(config, classifier, exist_ok=True)
-    AutoBackbone.register(config, backbone, exist_ok=True)
+    _register_config(config)
+    _register_model(AutoModel, config, model)
+    _register_model(AutoModelForImageClassification, config, classifier)
+    _register_model(AutoBackbone, config, backbone)
     register_checkpoint_conversion_mapping(config.model_type, [OwnNames(r"\.o_proj\.", ".out_proj.")], overwrite=True)
     _register_image_processor(config)
+
+
+def _register_config(config: type) -> None:
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    remember(config, AutoConfig, config)
+
+
+def _register_model(auto: type, config: type, model: type) -> None:
+    auto.register(config, model, exist_ok=True)
+    remember(config, auto, model)
 
 
 def _register_image_processor(config: type) -> None:

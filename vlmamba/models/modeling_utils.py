@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin, MambaModel, PreTrainedConfig, PreTrainedModel
 
+from vlmamba.models.remote_code import PackagedCode
+
 # what transformers' Mamba models call their states: `cache` since 5.24, `cache_params` before
 CACHE = "cache" if "cache" in inspect.signature(MambaModel.forward).parameters else "cache_params"
 
@@ -15,7 +17,7 @@ CACHE = "cache" if "cache" in inspect.signature(MambaModel.forward).parameters e
 MAMBA_SSM_VOCABULARY = 50277
 
 
-class KernelPreTrainedModel(PreTrainedModel):
+class KernelPreTrainedModel(PackagedCode, PreTrainedModel):
     """A `PreTrainedModel` whose scans run on `vlmamba.ops`: its state matrices stay in float32."""
 
     supports_gradient_checkpointing = True

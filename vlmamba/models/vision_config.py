@@ -5,11 +5,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
+from vlmamba.models.remote_code import PackagedConfig
 from vlmamba.scans import get_scan
 
 
 @strict
-class VisionEncoderConfig(BackboneConfigMixin, PreTrainedConfig):
+class VisionEncoderConfig(PackagedConfig, BackboneConfigMixin, PreTrainedConfig):
     """The part of a config that every vision encoder has; a family adds its own fields.
 
     A family says how many `num_stages` follow the stem, how wide they are and how many pixels apart their positions.

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
+from vlmamba.models.remote_code import PackagedConfig
 from vlmamba.models.vision_features import check_vision_config, feature_width, patch_grid, vision_size
 
 # Cobra's: DINOv2 with registers and SigLIP at one resolution, as timm has them
@@ -26,7 +27,7 @@ COBRA_ENCODERS = (
 
 
 @strict
-class FusedVisionConfig(PreTrainedConfig):
+class FusedVisionConfig(PackagedConfig, PreTrainedConfig):
     r"""Configuration of a `FusedVisionModel`, as the vision tower of Cobra (arXiv:2403.14520, section 3.1).
 
     Args:

@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from vlmamba.models.remote_code import PackagedConfig
 from vlmamba.models.vision_features import check_vision_config, patch_grid, vision_size
 from vlmamba.scans import get_scan
 
@@ -17,7 +18,7 @@ LANGUAGE_MODELS = ("mamba", "mamba2", "falcon_mamba")
 
 
 @strict
-class VLMambaProjectorConfig(PreTrainedConfig):
+class VLMambaProjectorConfig(PackagedConfig, PreTrainedConfig):
     r"""The connector between encoder and language model (`vlmamba.layers.connectors`).
 
     Args:
@@ -59,7 +60,7 @@ class VLMambaProjectorConfig(PreTrainedConfig):
 
 
 @strict
-class VLMambaConfig(PreTrainedConfig):
+class VLMambaConfig(PackagedConfig, PreTrainedConfig):
     r"""Configuration of a `VLMambaForConditionalGeneration`.
 
     Args:

@@ -13,6 +13,7 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from vlmamba.models.remote_code import PackagedImageProcessor
 from vlmamba.models.vlmamba.tiling import cut, fitted_size, tile_grid
 
 
@@ -28,7 +29,7 @@ class VLMambaImageProcessorKwargs(ImagesKwargs, total=False):
     use_thumbnail: bool
 
 
-class VLMambaImageProcessor(TorchvisionBackend):
+class VLMambaImageProcessor(PackagedImageProcessor, TorchvisionBackend):
     """Resize the longer side, pad to the centre of a grey square, rescale and normalise.
 
     With `max_patches` above 1 a large image becomes several views: itself as a thumbnail, then its tiles, each of the

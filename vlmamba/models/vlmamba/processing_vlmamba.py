@@ -4,12 +4,13 @@
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.tokenization_utils_base import BatchEncoding
 
+from vlmamba.models.remote_code import PackagedProcessor
 from vlmamba.models.vlmamba.chat_templates import CHAT_TEMPLATE
 
 IMAGE_TOKEN = "<image>"
 
 
-class VLMambaProcessor(ProcessorMixin):
+class VLMambaProcessor(PackagedProcessor, ProcessorMixin):
     """An image processor and a tokenizer: expands every `<image>` to the placeholders that its features replace.
 
     An image that the image processor cuts into tiles takes as many placeholders for each of its views, which follow
