@@ -17,6 +17,7 @@ _PUBLIC = {
     "vlmamba.models.fused_vision": ["FusedVisionConfig", "FusedVisionModel"],
     "vlmamba.models.mamba": ["MambaForCausalLM"],
     "vlmamba.models.mamba2": ["Mamba2ForCausalLM"],
+    "vlmamba.models.prefix": ["PrefixState"],
     "vlmamba.models.vlmamba": [
         "VLMambaConfig",
         "VLMambaForConditionalGeneration",

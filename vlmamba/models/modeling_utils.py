@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin, MambaModel, PreTrainedConfig, PreTrainedModel
+from transformers import MambaModel, PreTrainedConfig, PreTrainedModel
 
 from vlmamba.models.remote_code import PackagedCode
 
@@ -29,48 +29,6 @@ class KernelPreTrainedModel(PackagedCode, PreTrainedModel):
         # transformers passes modules without parameters of their own over in models from outside its package,
         # as such code may ignore what is loaded already; ours initialises through `transformers.initialization`
         super()._initialize_weights(module, is_custom_code=False)
-
-
-class PaddedGenerationMixin(GenerationMixin):
-    """Generation for models with states: padding on either side, and a padded batch answers as each item alone."""
-
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: torch.Tensor | None = None,
-        generation_config: GenerationConfig | None = None,
-        **kwargs: object,
-    ):
-        """`GenerationMixin.generate`, but right padding is moved to the left first: the returned prompts then have
-        their padding on the left. With a warm `cache`, pass only the tokens that it has not seen.
-        """
-        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
-        mask = kwargs.get("attention_mask")
-        if mask is None and input_ids is not None:
-            mask = self._infer_mask(input_ids, generation_config, kwargs)
-        if mask is not None and mask.dim() == 2 and bool((mask[:, -1] == 0).any()):
-            order = mask.long().argsort(dim=1, stable=True)
-            kwargs["attention_mask"] = mask.gather(1, order)
-            if input_ids is not None and input_ids.shape == mask.shape:
-                input_ids = input_ids.gather(1, order)
-            if (embeds := kwargs.get("inputs_embeds")) is not None:
-                kwargs["inputs_embeds"] = embeds.gather(1, order.unsqueeze(-1).expand_as(embeds))
-        return super().generate(input_ids, generation_config=generation_config, **kwargs)
-
-    def _infer_mask(
-        self, input_ids: torch.Tensor, generation_config: GenerationConfig | None, kwargs: dict
-    ) -> torch.Tensor | None:
-        """As transformers does: padding can be told from its token unless that also ends answers."""
-
-        def token(name: str) -> int | list[int] | None:
-            given = kwargs.get(name, getattr(generation_config, name, None))
-            return getattr(self.generation_config, name) if given is None else given
-
-        pad, ends = token("pad_token_id"), token("eos_token_id")
-        ends = ends if isinstance(ends, list) else [ends]
-        if pad is None or pad in ends:
-            return None
-        return (input_ids != pad).long()
 
 
 def mamba_ssm_sizes(family: str, arguments: dict[str, Any], layer: str) -> dict[str, Any]:

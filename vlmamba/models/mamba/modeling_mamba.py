@@ -4,10 +4,10 @@
 import transformers
 
 from vlmamba.layers.kernels import apply_kernels
-from vlmamba.models.modeling_utils import PaddedGenerationMixin
+from vlmamba.models.generation import StatefulGenerationMixin
 
 
-class MambaForCausalLM(PaddedGenerationMixin, transformers.MambaForCausalLM):
+class MambaForCausalLM(StatefulGenerationMixin, transformers.MambaForCausalLM):
     """`transformers.MambaForCausalLM` whose scans run on `vlmamba.ops`; loads the same checkpoints.
 
     A warm cache takes any number of tokens, padding may stand on either side, every projection is called as a module.

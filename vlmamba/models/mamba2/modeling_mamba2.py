@@ -4,10 +4,10 @@
 import transformers
 
 from vlmamba.layers.kernels import apply_kernels
-from vlmamba.models.modeling_utils import PaddedGenerationMixin
+from vlmamba.models.generation import StatefulGenerationMixin
 
 
-class Mamba2ForCausalLM(PaddedGenerationMixin, transformers.Mamba2ForCausalLM):
+class Mamba2ForCausalLM(StatefulGenerationMixin, transformers.Mamba2ForCausalLM):
     """`transformers.Mamba2ForCausalLM` whose scans run on `vlmamba.ops`; loads the same checkpoints.
 
     A warm cache takes any number of tokens, padding may stand on either side, every projection is called as a module.

@@ -14,10 +14,14 @@ from transformers.utils.generic import can_return_tuple
 from vlmamba.layers.connectors import CONNECTORS
 from vlmamba.layers.kernels import apply_kernels
 from vlmamba.layers.vision_mixer import VisionMixer
-from vlmamba.models.modeling_utils import CACHE, KernelPreTrainedModel, PaddedGenerationMixin
+from vlmamba.models.generation import StatefulGenerationMixin
+from vlmamba.models.modeling_utils import CACHE, KernelPreTrainedModel
 from vlmamba.models.vision_features import feature_width, patch_features, patch_grid
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
+from vlmamba.models.vlmamba.prompt_images import PromptImages
 from vlmamba.ops.numerics import widened
+
+IMAGES_AT_ONCE = 16  # encoded side by side where nothing is differentiated; more take more memory, not less time
 
 
 @dataclass
@@ -134,12 +138,19 @@ class VLMambaModel(VLMambaPreTrainedModel):
             ValueError: the pixels are not finite floating-point numbers, or of a wrong shape.
         """
         self._check_pixels(pixel_values)
+        few = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        groups = [pixel_values] if few else pixel_values.split(IMAGES_AT_ONCE)
+        features, projected = zip(*(self._encode(group) for group in groups), strict=True)
+        images = [image for group in projected for image in group]
+        return BaseModelOutputWithPooling(last_hidden_state=torch.cat(features), pooler_output=images)
+
+    def _encode(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoder's features and the connector's, `[images, tokens, width]` each."""
         tower = self.vision_tower
         features = patch_features(tower, pixel_values.to(tower.dtype), self.config.vision_feature_layer)
         grid = patch_grid(tower.config, *pixel_values.shape[-2:])
         embeddings = self.get_input_embeddings().weight
-        projected = self.multi_modal_projector(features.to(embeddings.device, embeddings.dtype), grid)
-        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=list(projected))
+        return features, self.multi_modal_projector(features.to(embeddings.device, embeddings.dtype), grid)
 
     @staticmethod
     def _check_pixels(pixel_values: torch.Tensor) -> None:
@@ -167,17 +178,50 @@ class VLMambaModel(VLMambaPreTrainedModel):
         Raises:
             ValueError: there are more or fewer placeholders than image features.
         """
-        if input_ids is None:
-            token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
-            mask = (inputs_embeds == self._embed(token)).all(-1)
-        else:
-            mask = input_ids == self.config.image_token_id
-        if int(mask.sum()) != num_features:
-            raise ValueError(
-                f"the prompt has {int(mask.sum())} image placeholder tokens, but the images give {num_features} "
-                f"features ({self.config.image_seq_length} per image)"
-            )
+        mask = self.placeholders(input_ids, inputs_embeds)
+        if (found := int(mask.sum())) != num_features:
+            raise self._mismatch(found, num_features)
         return mask.unsqueeze(-1)
+
+    def placeholders(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
+        """`[B, L]`, True at image placeholders of ids, or of embeddings where there are no ids."""
+        if input_ids is not None:
+            return input_ids == self.config.image_token_id
+        token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self._embed(token)).all(-1)
+
+    def _mismatch(self, found: int, given: int) -> ValueError:
+        return ValueError(
+            f"the prompt has {found} image placeholder tokens, but the images give {given} "
+            f"features ({self.config.image_seq_length} per image)"
+        )
+
+    def prompt_images(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        pixel_values: torch.Tensor | None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None,
+    ) -> PromptImages | None:
+        """The images of a prompt that is read in pieces; arguments as `forward`'s. None if there are none.
+
+        Raises:
+            ValueError: there are more or fewer placeholders than image features.
+        """
+        places = self.placeholders(input_ids, inputs_embeds)
+        encoded = (mm_encoder_outputs or {}).get("image")
+        if encoded is not None:
+            images, encode = list(encoded.pooler_output), list
+        elif pixel_values is not None and len(pixel_values):
+            images, encode = (
+                pixel_values,
+                lambda pixels: self.get_image_features(pixels, return_dict=True).pooler_output,
+            )
+        elif found := int(places.sum()):
+            raise self._mismatch(found, 0)
+        else:
+            return None
+        return PromptImages(places, images, encode, self._mismatch)
 
     @can_return_tuple
     def forward(
@@ -226,7 +270,7 @@ class VLMambaModel(VLMambaPreTrainedModel):
         )
 
 
-class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, PaddedGenerationMixin):
+class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, StatefulGenerationMixin):
     """Answers questions about images.
 
     Example:
@@ -349,3 +393,9 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, PaddedGenerationMi
         else:
             model_inputs["attention_mask"] = None
         return model_inputs
+
+    def _prompt_images(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, options: dict
+    ) -> PromptImages | None:
+        pixel_values, encoded = options.pop("pixel_values", None), options.pop("mm_encoder_outputs", None)
+        return self.model.prompt_images(input_ids, inputs_embeds, pixel_values, encoded)
