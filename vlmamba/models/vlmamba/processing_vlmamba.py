@@ -6,6 +6,7 @@ from transformers.tokenization_utils_base import BatchEncoding
 
 from vlmamba.models.remote_code import PackagedProcessor
 from vlmamba.models.vlmamba.chat_templates import CHAT_TEMPLATE
+from vlmamba.models.vlmamba.splitting import split_prompt
 
 IMAGE_TOKEN = "<image>"
 
@@ -45,7 +46,8 @@ class VLMambaProcessor(PackagedProcessor, ProcessorMixin):
         """Process images and text; see `transformers.ProcessorMixin.__call__`.
 
         Raises:
-            ValueError: the text has more or fewer `<image>` than there are images; both numbers are named.
+            ValueError: the text has more or fewer `<image>` than there are images; both numbers are named. Or a prompt
+                has more than `max_length` tokens, unless `truncation` is asked for.
         """
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
@@ -55,7 +57,42 @@ class VLMambaProcessor(PackagedProcessor, ProcessorMixin):
                     self._check_counts([item], mine, f"text {row}")
             else:
                 self._check_counts(texts, images, "the text")
-        return super().__call__(images=images, text=text, **kwargs)
+        limit = None if kwargs.get("truncation") or text is None else kwargs.pop("max_length", None)
+        if limit is not None and kwargs.get("padding") == "max_length":
+            kwargs["max_length"] = limit
+        batch = super().__call__(images=images, text=text, **kwargs)
+        if limit is not None:
+            for row, (ids, mask) in enumerate(zip(batch["input_ids"], batch["attention_mask"], strict=True)):
+                self._check_length(row, [int(token) for token, seen in zip(ids, mask, strict=True) if seen], limit)
+        return batch
+
+    def _check_length(self, row: int, tokens: list[int], limit: int) -> None:
+        if len(tokens) > limit:
+            images = tokens.count(self.image_token_id)
+            raise ValueError(
+                f"text {row} has {len(tokens)} tokens ({images} of them of images), expected at most max_length {limit}"
+            )
+
+    def split_prompt(self, conversations: list, **options: object) -> tuple[str, str | list[str]]:
+        """Cut the prompts of conversations after their last image, so that all before can be read once.
+
+        Args:
+            conversations: chat messages, or a list of such whose prompts are the same up to the last image.
+            options: of the tokenizer, as they will be given when the parts are processed.
+
+        Returns:
+            The beginning with its images, for `model.prefix_state`; and what follows, a text or one for each
+            conversation, for `model.generate(..., prefix=state)`.
+
+        Raises:
+            ValueError: there is no image, beginnings differ, or a part's tokens are not those of the whole prompt.
+
+        Example:
+            >>> beginning, rests = processor.split_prompt(conversations)
+            >>> state = model.prefix_state(**processor(images=image, text=beginning, return_tensors="pt"))
+            >>> out = model.generate(**processor(text=rests, padding=True, return_tensors="pt"), prefix=state)
+        """
+        return split_prompt(self, conversations, **options)
 
     def _check_counts(self, texts: list, images: object, name: str) -> None:
         found, given = sum(item.count(self.image_token) for item in texts if isinstance(item, str)), _count(images)
