@@ -51,6 +51,32 @@ def test_an_inner_layer_can_be_read():
     assert a.shape == b.shape == (4, 24) and not torch.allclose(a, b)
 
 
+TIMM = {
+    "model_type": "timm_wrapper",
+    "architecture": "vit_tiny_patch16_224",
+    "model_args": {"img_size": 32, "embed_dim": 12, "depth": 2, "num_heads": 2},
+    "do_pooling": False,
+}
+
+
+@pytest.mark.parametrize("layer", [-1, -2])
+@pytest.mark.parametrize("vision", [None, TIMM], ids=["vim", "timm"])
+def test_the_encoders_hidden_states_can_be_asked_for(vision, layer):
+    model = tiny_model(vision_feature_layer=layer, **({"vision_config": vision} if vision else {})).eval()
+    images = torch.randn(17, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        plain, asked = (model.get_image_features(images, output_hidden_states=asked) for asked in (False, True))
+    assert plain.hidden_states is None and all(len(state) == 17 for state in asked.hidden_states)
+    torch.testing.assert_close(asked.last_hidden_state, plain.last_hidden_state)
+
+
+def test_state_matrices_are_float32_in_a_new_model_of_half_precision():
+    model = VLMambaForConditionalGeneration._from_config(tiny_config(), dtype=torch.bfloat16)
+    kinds = {name.rpartition(".")[2]: p.dtype for name, p in model.named_parameters()}
+    assert kinds["A_log"] == torch.float32 and kinds["D"] == torch.bfloat16
+    assert torch.isfinite(model(IDS, PIXELS).logits).all()
+
+
 def test_the_language_model_runs_on_our_mixer():
     mixers = [m for m in tiny_model().modules() if type(m).__name__ == "MambaMixer"]
     assert len(mixers) == 3 and all(type(m) is MambaMixer for m in mixers)

@@ -24,6 +24,13 @@ class KernelPreTrainedModel(PackagedCode, PreTrainedModel):
     # of every name that has it in it
     _keep_in_fp32_modules_strict = ["A_log"]
 
+    def post_init(self) -> None:
+        """Also of transformers' language models, whose state matrices are made in the dtype of all their weights."""
+        for name, parameter in self.named_parameters():
+            if "A_log" in name and parameter.dtype.itemsize < 4:
+                parameter.data = parameter.data.float()
+        super().post_init()
+
     @torch.no_grad()
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # transformers passes modules without parameters of their own over in models from outside its package,

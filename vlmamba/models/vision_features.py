@@ -56,20 +56,33 @@ def patch_features(encoder: nn.Module, pixel_values: torch.Tensor, layer: int = 
     Raises:
         ValueError: the encoder does not give a feature for every patch.
     """
+    return features_and_states(encoder, pixel_values, layer, False)[0]
+
+
+def features_and_states(
+    encoder: nn.Module, pixel_values: torch.Tensor, layer: int, output_hidden_states: bool | None
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+    """`patch_features`, and the encoder's hidden states as it gives them, if they (or its config) are asked for."""
     grid = patch_grid(encoder.config, *pixel_values.shape[-2:])
-    if encoder.config.model_type == _TIMM:
-        features = _timm_features(encoder, pixel_values, layer)
-    elif layer == -1:
-        features = encoder(pixel_values, return_dict=True).last_hidden_state
+    if output_hidden_states is None:
+        output_hidden_states = encoder.config.output_hidden_states
+    timm_model = encoder.config.model_type == _TIMM
+    if timm_model and not output_hidden_states:
+        features, states = _timm_features(encoder, pixel_values, layer), None
     else:
-        features = encoder(pixel_values, output_hidden_states=True, return_dict=True).hidden_states[layer]
+        options = {"do_pooling": False} if timm_model else {}
+        wanted = output_hidden_states or layer != -1
+        outputs = encoder(pixel_values, output_hidden_states=wanted, return_dict=True, **options)
+        features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+        states = outputs.hidden_states if output_hidden_states else None
+        features = _tokens(features) if timm_model else features
     if hasattr(encoder, "patch_tokens"):
-        return encoder.patch_tokens(features, grid)
+        return encoder.patch_tokens(features, grid), states
     expected = grid[0] * grid[1]
     if features.dim() != 3 or features.shape[1] < expected:
         kind, shape = encoder.config.model_type, tuple(features.shape)
         raise ValueError(f"the {kind} encoder gives {shape} features, expected [images, {expected} or more, width]")
-    return features[:, features.shape[1] - expected :]
+    return features[:, features.shape[1] - expected :], states
 
 
 def _timm_features(encoder: nn.Module, pixel_values: torch.Tensor, layer: int) -> torch.Tensor:
@@ -77,8 +90,12 @@ def _timm_features(encoder: nn.Module, pixel_values: torch.Tensor, layer: int) -
         return encoder(pixel_values, do_pooling=False, return_dict=True).last_hidden_state
     # layers behind the one that is asked for are not run
     options = {"output_hidden_states": [layer], "stop_early": True, "do_pooling": False}
-    maps = encoder(pixel_values, return_dict=True, **options).hidden_states[0]
-    return maps.flatten(2).transpose(1, 2)
+    return _tokens(encoder(pixel_values, return_dict=True, **options).hidden_states[0])
+
+
+def _tokens(features: torch.Tensor) -> torch.Tensor:
+    """A map `[images, width, rows, columns]` row by row."""
+    return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
 
 
 def _timm_sizes(config: PreTrainedConfig) -> tuple[int, Grid, Grid]:

@@ -16,7 +16,7 @@ from vlmamba.layers.kernels import apply_kernels
 from vlmamba.layers.vision_mixer import VisionMixer
 from vlmamba.models.generation import StatefulGenerationMixin
 from vlmamba.models.modeling_utils import CACHE, KernelPreTrainedModel
-from vlmamba.models.vision_features import feature_width, patch_features, patch_grid
+from vlmamba.models.vision_features import feature_width, features_and_states, patch_grid
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
 from vlmamba.models.vlmamba.prompt_images import PromptImages
 from vlmamba.ops.numerics import widened
@@ -124,11 +124,14 @@ class VLMambaModel(VLMambaPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     @can_return_tuple
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: object) -> BaseModelOutputWithPooling:
+    def get_image_features(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: object
+    ) -> BaseModelOutputWithPooling:
         """Encode images and project them into the language model's space.
 
         Args:
             pixel_values: `[images, 3, H, W]`.
+            output_hidden_states: also return the encoder's hidden states; as its config says when None.
 
         Returns:
             `last_hidden_state` `[images, patches, width]`, the encoder's features; `pooler_output`, a list with
@@ -140,17 +143,22 @@ class VLMambaModel(VLMambaPreTrainedModel):
         self._check_pixels(pixel_values)
         few = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
         groups = [pixel_values] if few else pixel_values.split(IMAGES_AT_ONCE)
-        features, projected = zip(*(self._encode(group) for group in groups), strict=True)
-        images = [image for group in projected for image in group]
-        return BaseModelOutputWithPooling(last_hidden_state=torch.cat(features), pooler_output=images)
+        parts = [self._encode(group, output_hidden_states) for group in groups]
+        features, states, projected = zip(*parts, strict=True)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=torch.cat(features),
+            pooler_output=[image for group in projected for image in group],
+            hidden_states=None if states[0] is None else tuple(map(torch.cat, zip(*states, strict=True))),
+        )
 
-    def _encode(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The encoder's features and the connector's, `[images, tokens, width]` each."""
-        tower = self.vision_tower
-        features = patch_features(tower, pixel_values.to(tower.dtype), self.config.vision_feature_layer)
+    def _encode(self, pixel_values: torch.Tensor, output_hidden_states: bool | None) -> tuple:
+        """The encoder's features, its hidden states if asked for, the connector's: `[images, tokens, width]` each."""
+        tower, layer = self.vision_tower, self.config.vision_feature_layer
+        features, states = features_and_states(tower, pixel_values.to(tower.dtype), layer, output_hidden_states)
         grid = patch_grid(tower.config, *pixel_values.shape[-2:])
         embeddings = self.get_input_embeddings().weight
-        return features, self.multi_modal_projector(features.to(embeddings.device, embeddings.dtype), grid)
+        projected = self.multi_modal_projector(features.to(embeddings.device, embeddings.dtype), grid)
+        return features, states, projected
 
     @staticmethod
     def _check_pixels(pixel_values: torch.Tensor) -> None:
