@@ -19,6 +19,7 @@ _PUBLIC = {
     "vlmamba.models.mamba2": ["Mamba2ForCausalLM"],
     "vlmamba.models.prefix": ["PrefixState"],
     "vlmamba.models.vlmamba": [
+        "CobraImageProcessor",
         "VLMambaConfig",
         "VLMambaForConditionalGeneration",
         "VLMambaImageProcessor",

@@ -24,6 +24,7 @@ from vlmamba.models import ENCODER_CLASSES, ENCODERS
 from vlmamba.models.fused_vision import FusedVisionConfig, FusedVisionModel
 from vlmamba.models.remote_code import remember
 from vlmamba.models.vlmamba import (
+    CobraImageProcessor,
     VLMambaConfig,
     VLMambaForConditionalGeneration,
     VLMambaImageProcessor,
@@ -63,6 +64,7 @@ def register() -> None:
     for names in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
         names[VLMambaConfig.model_type] = VLMambaForConditionalGeneration.__name__
     _register_image_processor(VLMambaConfig)
+    _register_image_processor(FusedVisionConfig, CobraImageProcessor)
     AutoProcessor.register(VLMambaConfig, VLMambaProcessor, exist_ok=True)
 
 
@@ -85,5 +87,5 @@ def _register_model(auto: type, config: type, model: type) -> None:
     remember(config, auto, model)
 
 
-def _register_image_processor(config: type) -> None:
-    AutoImageProcessor.register(config, image_processor_classes={"torchvision": VLMambaImageProcessor}, exist_ok=True)
+def _register_image_processor(config: type, processor: type = VLMambaImageProcessor) -> None:
+    AutoImageProcessor.register(config, image_processor_classes={"torchvision": processor}, exist_ok=True)

@@ -17,16 +17,24 @@ the weights' shapes; say [cyan]--preset[/] or [cyan]--arguments[/] where that is
 (safetensors), config, class names of ImageNet and the published preprocessing, and works with
 [cyan]pipeline("image-classification", model=FOLDER)[/] after [cyan]import vlmamba[/].
 
+A Cobra checkpoint holds neither its vision encoders nor a tokenizer: both are fetched, or given with [cyan]--vision[/]
+and [cyan]--tokenizer[/]. [cyan]vlmamba ask --model FOLDER[/] then answers with it.
+
 [bold]Examples[/]
   [green]vlmamba convert vmamba vssm1_tiny_0230s.pth vmamba-tiny[/]
   [green]vlmamba convert vim my_vim.pth my-vim --arguments '{"embed_dim": 192, "num_classes": 10}'[/]
   [green]vlmamba convert vmamba upernet_backbone.pth backbone --task backbone --preset tiny[/]
   [green]vlmamba convert vim --list[/]    published models of a family
+  [green]vlmamba convert cobra latest-checkpoint.pt cobra-3b --preset cobra-3b[/]
+  [green]vlmamba convert cobra latest-checkpoint.pt cobra-3b --arguments config.json --tokenizer tokenizer.json
+    --vision dinov2.safetensors --vision siglip.safetensors[/]
 """
 
 
 def convert(
-    family: Annotated[str, typer.Argument(help="Family of the model: vim, vmamba, mamba, ...", show_default=False)],
+    family: Annotated[
+        str, typer.Argument(help="Family of the model: vim, vmamba, mamba, cobra, ...", show_default=False)
+    ],
     checkpoint: Annotated[
         Path | None, typer.Argument(help="Official file: .pth, .pt, .bin or .safetensors.", show_default=False)
     ] = None,
@@ -35,8 +43,15 @@ def convert(
     arguments: Annotated[
         str | None, typer.Option(help="Official constructor's arguments: a JSON object or a file that holds one.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="image-classification (default) or backbone.")] = None,
+    task: Annotated[str | None, typer.Option(help="Of encoders: image-classification (default) or backbone.")] = None,
     weights: Annotated[str | None, typer.Option(help="Key of the weights in the file, e.g. model_ema.")] = None,
+    vision: Annotated[
+        list[Path] | None,
+        typer.Option(help="cobra: file with timm's weights of an encoder; once for each, in any order."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="cobra: GPT-NeoX's tokenizer.json, or a folder that has it.")
+    ] = None,
     show_presets: Annotated[bool, typer.Option("--list", help="List the published models of the family.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
 ) -> None:
@@ -59,7 +74,7 @@ def convert(
         _check_folder(out_dir, overwrite)
         with status(f"converting {checkpoint.name}"):
             chosen = preset if arguments is None else _json_object(arguments)
-            model = convert_checkpoint(family, checkpoint, out_dir, chosen, task, weights)
+            model = convert_checkpoint(family, checkpoint, out_dir, chosen, task, weights, vision or (), tokenizer)
     except ValueError as error:
         raise CommandError(str(error)) from error
     except OSError as error:

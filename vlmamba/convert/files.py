@@ -64,6 +64,17 @@ def read_checkpoint(path: str | Path, weights: str | None = None) -> dict[str, t
     return found
 
 
+def flattened(content: dict[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
+    """The tensors of a state dict whose parts are dicts of their own, under joined names; anything else is left out."""
+    found = {}
+    for key, value in content.items():
+        if isinstance(value, torch.Tensor):
+            found[f"{prefix}{key}"] = value
+        elif isinstance(value, dict):
+            found |= flattened(value, f"{prefix}{key}.")
+    return found
+
+
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
@@ -91,18 +102,24 @@ def _is_weights(content: object) -> bool:
     return isinstance(content, dict) and any(isinstance(value, torch.Tensor) for value in content.values())
 
 
+def _holds_weights(content: object) -> bool:
+    """A state dict, or a dict with one for each part of a model."""
+    parts = list(content.values()) if isinstance(content, dict) else []
+    return _is_weights(content) or (bool(parts) and all(map(_is_weights, parts)))
+
+
 def _unwrapped(content: Any, weights: str | None, path: Path) -> dict[str, torch.Tensor]:
     keys = sorted(map(str, content)) if isinstance(content, dict) else []
     if weights is not None:
-        if weights not in keys or not _is_weights(content[weights]):
+        if weights not in keys or not _holds_weights(content[weights]):
             raise ValueError(
                 f"checkpoint {str(path)!r} has no weights under {weights!r}; it has {', '.join(keys[:12])}"
             )
         content = content[weights]
     elif not _is_weights(content):
-        place = next((name for name in _PLACES if _is_weights(content.get(name) if keys else None)), None)
+        place = next((name for name in _PLACES if _holds_weights(content.get(name) if keys else None)), None)
         if place is None:
             listed = ", ".join(keys[:12]) or f"a {type(content).__name__}"
             raise ValueError(f"checkpoint {str(path)!r} has no state dict; it has {listed}")
         content = content[place]
-    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    return flattened(content)

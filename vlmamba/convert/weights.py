@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from vlmamba.convert.files import flattened
 from vlmamba.convert.labels import name_labels
 from vlmamba.models import ENCODERS
 
-_FAMILIES = ("mamba", "mamba2", *ENCODERS)
+# family -> the folder of its models, where that has another name
+_FOLDERS = {"cobra": "vlmamba"}
+_FAMILIES = ("mamba", "mamba2", *_FOLDERS, *ENCODERS)
 # so many differences of each kind are named in a message
 _LISTED = 4
 
@@ -23,13 +26,14 @@ def list_families() -> list[str]:
 
 
 def list_presets(family: str) -> dict[str, dict[str, Any]]:
-    """Published models of a family: name -> what their config differs in from its defaults; empty if none are listed.
+    """Published models of a family: name -> what they differ in from its defaults; empty if none are listed.
 
     Raises:
         ValueError: an unknown family.
     """
-    _converter(family)
-    return dict(getattr(import_module(f"vlmamba.models.{family}"), "PRESETS", {}))
+    converter = converter_of(family)
+    place = converter if family in _FOLDERS else import_module(f"vlmamba.models.{family}")
+    return dict(getattr(place, "PRESETS", {}))
 
 
 def from_official(
@@ -42,7 +46,7 @@ def from_official(
 
     Args:
         family: one of `list_families()`.
-        state_dict: the official weights under their official names.
+        state_dict: the official weights under their official names; dicts inside of it are parts of the model.
         arguments: the official constructor's arguments, what is left out takes its official default; or the name of a
             published model, of `list_presets(family)`; None for the published model that the weights fit.
         task: which model of a family that has several: "image-classification" (the default) or "backbone".
@@ -57,17 +61,22 @@ def from_official(
     Example:
         >>> model = from_official("vim", torch.load(path, weights_only=True)["model"], {"embed_dim": 192})
     """
-    converter = _converter(family)
+    converter = converter_of(family)
     tasks = list(converter.MODELS)
     if task is not None and task not in tasks:
         raise ValueError(f"from_official: {family} has no task {task!r}; expected one of {', '.join(tasks)}")
     task = task or tasks[0]
+    state_dict = flattened(state_dict)
     if isinstance(arguments, dict):
         config = converter.config_from_official(dict(arguments))
+    elif hasattr(converter, "published"):
+        config = converter.published(state_dict, arguments)
     else:
         config = _published(family, state_dict, arguments, task)
-    model = converter.MODELS[task](config)
     renamed = _renamed(converter, state_dict, config, task)
+    if hasattr(converter, "complete"):
+        renamed = converter.complete(renamed, config)
+    model = converter.MODELS[task](config)
     if problems := list(differences(model, renamed)):
         raise ValueError(f"from_official({family!r}): the checkpoint does not fit: {_shortened(problems)}")
     model.load_state_dict(renamed)
@@ -93,24 +102,29 @@ def closest_family(state_dict: dict[str, torch.Tensor]) -> str | None:
     shares = {}
     for family in ENCODERS:
         for preset in list(list_presets(family))[:1]:
-            fits = _fit(family, state_dict, preset, next(iter(_converter(family).MODELS)))[1]
+            fits = _fit(family, state_dict, preset, next(iter(converter_of(family).MODELS)))[1]
             foreign = sum(problem.startswith("unexpected") for problem in fits)
             shares[family] = 1 - foreign / max(len(state_dict), 1)
     best = max(shares, key=shares.get, default=None)
     return best if best is not None and shares[best] >= 0.5 else None
 
 
-def _converter(family: str) -> ModuleType:
+def converter_of(family: str) -> ModuleType:
+    """The module that knows a family's official names and arguments.
+
+    Raises:
+        ValueError: an unknown family.
+    """
     if family not in _FAMILIES:
         raise ValueError(f"from_official: unknown family {family!r}; expected one of {', '.join(list_families())}")
-    return import_module(f"vlmamba.models.{family}.convert_{family}")
+    return import_module(f"vlmamba.models.{_FOLDERS.get(family, family)}.convert_{family}")
 
 
 def _fit(
     family: str, state_dict: dict[str, torch.Tensor], preset: str, task: str
 ) -> tuple[PreTrainedConfig, list[str]]:
     """The config of a published model, and how the weights differ from it; nothing is allocated."""
-    converter, kind = _converter(family), import_module(f"vlmamba.models.{family}")
+    converter, kind = converter_of(family), import_module(f"vlmamba.models.{family}")
     fields = list_presets(family)[preset]
     config = getattr(kind, f"{ENCODERS[family]}Config")(**{"num_labels": 1000, **fields})
     with torch.device("meta"):

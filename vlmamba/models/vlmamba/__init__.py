@@ -2,6 +2,7 @@
 """VLMamba: a vision encoder, a connector and a Mamba language model that answer questions about images."""
 
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig, VLMambaProjectorConfig
+from vlmamba.models.vlmamba.image_processing_cobra import CobraImageProcessor
 from vlmamba.models.vlmamba.image_processing_vlmamba import VLMambaImageProcessor
 from vlmamba.models.vlmamba.modeling_vlmamba import (
     VLMambaForConditionalGeneration,
@@ -11,6 +12,7 @@ from vlmamba.models.vlmamba.modeling_vlmamba import (
 from vlmamba.models.vlmamba.processing_vlmamba import VLMambaProcessor
 
 __all__ = [
+    "CobraImageProcessor",
     "VLMambaConfig",
     "VLMambaForConditionalGeneration",
     "VLMambaImageProcessor",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts of chats, as Jinja templates.
 
-A message's content is a text, or a list of {"type": "image"} and {"type": "text", "text": ...}. What the model is to say
-stands between generation marks, with the token that ends it: losses on the answers only find it there.
+A message's content is a text, or a list of {"type": "image"} and {"type": "text", "text": ...}. What the model is to
+say stands between generation marks, with the token that ends it: losses on the answers only find it there.
 """
 
 # this library's own: images where they are in the messages
@@ -23,9 +23,9 @@ CHAT_TEMPLATE = """\
 
 # Cobra's (h-zhao1997/cobra, models/backbones/llm/prompting): all images before all text, no beginning of a sequence. A
 # written "<image>" and blanks around a message go; an empty answer is one blank; a system message, which Cobra was
-# not trained with, stands in front of the first question. A question ends with the words that an answer follows, whether
-# one is asked for or not. `get_potential_prompt` of the official code keeps "<image>" and forgets line breaks between
-# turns; its demo does not use it to answer, and neither is copied
+# not trained with, stands in front of the question after it. A question ends with the words that an answer follows,
+# whether one is asked for or not. The official `get_potential_prompt`, which keeps "<image>" and forgets line breaks
+# between turns, makes no prompt that is answered: it is not copied
 _COBRA = """\
 {%- macro text(content) -%}
 {%- if content is string -%}{{ content | replace('<image>', '') | trim }}
