@@ -159,9 +159,9 @@ class VisionMixer(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, depth: int = 1) -> None:
         """The published initialisation; out_proj shrinks with the number of mixers on the residual stream."""
-        for linear in (self.in_proj, self.out_proj):
-            init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
-        init.copy_(self.out_proj.weight, self.out_proj.weight / math.sqrt(depth))
+        init.kaiming_uniform_(self.in_proj.weight, a=math.sqrt(5))
+        bound = 1 / math.sqrt(self.out_proj.in_features * depth)
+        init.uniform_(self.out_proj.weight, -bound, bound)
         for direction in self.directions:
             direction.reset_parameters()
         reset_merge(self.merge)
