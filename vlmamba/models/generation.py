@@ -9,7 +9,13 @@ from vlmamba.models.modeling_utils import CACHE
 from vlmamba.models.prefix import PrefixState, fingerprint_of
 
 # what enters with the prompt alone
-PROMPT_ONLY = ("inputs_embeds", "pixel_values", "mm_encoder_outputs")
+PROMPT_ONLY = (
+    "inputs_embeds",
+    "pixel_values",
+    "mm_encoder_outputs",
+    "rationale_input_ids",
+    "rationale_attention_mask",
+)
 
 
 class StatefulGenerationMixin(GenerationMixin):

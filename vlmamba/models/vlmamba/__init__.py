@@ -9,9 +9,11 @@ from vlmamba.models.vlmamba.modeling_vlmamba import (
     VLMambaModel,
     VLMambaPreTrainedModel,
 )
+from vlmamba.models.vlmamba.presets import PRESETS
 from vlmamba.models.vlmamba.processing_vlmamba import VLMambaProcessor
 
 __all__ = [
+    "PRESETS",
     "CobraImageProcessor",
     "VLMambaConfig",
     "VLMambaForConditionalGeneration",

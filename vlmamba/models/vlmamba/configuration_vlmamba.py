@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of VLMamba: an encoder, a connector and a language model, each named by its own config."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -9,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from vlmamba.models.remote_code import PackagedConfig
 from vlmamba.models.vision_features import check_vision_config, patch_grid, vision_size
+from vlmamba.models.vlmamba.presets import preset_arguments
 from vlmamba.scans import get_scan
 
 # connectors that leave a grid of their own
@@ -71,6 +72,9 @@ class VLMambaConfig(PackagedConfig, PreTrainedConfig):
         image_token_id: the placeholder token that image features replace; the language model needs no row for it.
         vision_feature_layer: which hidden states of the encoder to read; -1 is its (normed) output.
         tie_word_embeddings: share the embeddings with the head; as `text_config` says when None.
+        rationale_config: the config, or dict, of a small language model that a `RationaleTraversal` reads the question
+            with (Meteor, arXiv:2405.15574); None for none. Its vocabulary is that of the same tokenizer.
+        tor_token_id: the token `<tor>`, at whose places its features enter the language model.
 
     Example:
         >>> config = VLMambaConfig(vision_config={"model_type": "vim", "hidden_size": 192})
@@ -81,6 +85,7 @@ class VLMambaConfig(PackagedConfig, PreTrainedConfig):
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vim"),
         "projector_config": SubConfigSpec(config_class=VLMambaProjectorConfig),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="mamba"),
+        "rationale_config": SubConfigSpec(config_class=AutoConfig, model_type="mamba", optional=True),
     }
 
     vision_config: dict | PreTrainedConfig | None = None
@@ -89,6 +94,8 @@ class VLMambaConfig(PackagedConfig, PreTrainedConfig):
     image_token_id: int = 4
     vision_feature_layer: int = -1
     tie_word_embeddings: bool | None = None
+    rationale_config: dict | PreTrainedConfig | None = None
+    tor_token_id: int | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -96,17 +103,51 @@ class VLMambaConfig(PackagedConfig, PreTrainedConfig):
             self.tie_word_embeddings = self.text_config.tie_word_embeddings
         self.text_config.tie_word_embeddings = self.tie_word_embeddings
 
+    @classmethod
+    def from_preset(cls, name: str, **changes: Any) -> "VLMambaConfig":
+        """The config of a named architecture; `vlmamba.convert.list_presets("vlmamba")` has them all.
+
+        Args:
+            name: `vl-mamba-2.8b` and other sizes, `cobra-3b` and its variants, `vlmamba-tiny` and others.
+            **changes: arguments of this class. A dict changes those fields of a part that it names, or, with another
+                `model_type`, takes the part's place: any encoder and any Mamba-1 or Mamba-2 language model will do.
+
+        Raises:
+            ValueError: an unknown name; the message has the nearest and all there are.
+
+        Example:
+            >>> config = VLMambaConfig.from_preset("vl-mamba-2.8b", projector_config={"scan": "cross_scan"})
+            >>> with torch.device("meta"):
+            ...     model = VLMambaForConditionalGeneration(config)
+        """
+        return cls(**preset_arguments(name, changes))
+
     def validate_vision_config(self):
         """Part of the validation of strict configs: the encoder must be ViT-like."""
         check_vision_config(self.vision_config, "vision_config")
 
     def validate_text_config(self):
         """Part of the validation of strict configs: the language model must have states and no attention."""
-        kind = self.text_config.model_type
-        if kind not in LANGUAGE_MODELS:
-            raise ValueError(f"text_config: a {kind} config is not supported, expected {', '.join(LANGUAGE_MODELS)}")
+        _check_language_model(self.text_config, "text_config")
+
+    def validate_rationale_config(self):
+        """Part of the validation of strict configs: as `text_config`, and its features need a place."""
+        if self.rationale_config is None:
+            return
+        _check_language_model(self.rationale_config, "rationale_config")
+        if self.tor_token_id is None:
+            raise ValueError("tor_token_id is None, expected the id of <tor>: rationale_config is given")
+        words = self.rationale_config.vocab_size
+        if self.tor_token_id >= words:
+            raise ValueError(f"tor_token_id is {self.tor_token_id}, expected one of rationale_config's {words} tokens")
 
     @property
     def image_seq_length(self) -> int:
         """Placeholder tokens that one image of the encoder's size takes."""
         return self.projector_config.num_tokens(*patch_grid(self.vision_config, *vision_size(self.vision_config)))
+
+
+def _check_language_model(config: PreTrainedConfig, name: str) -> None:
+    if config.model_type not in LANGUAGE_MODELS:
+        kinds = ", ".join(LANGUAGE_MODELS)
+        raise ValueError(f"{name}: a {config.model_type} config is not supported, expected {kinds}")

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """VLMamba: vision encoder -> connector -> Mamba language model (in the manner of VL-Mamba and Cobra)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from transformers import AutoModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
@@ -18,52 +16,13 @@ from vlmamba.models.generation import StatefulGenerationMixin
 from vlmamba.models.modeling_utils import CACHE, KernelPreTrainedModel
 from vlmamba.models.vision_features import feature_width, features_and_states, patch_grid
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
+from vlmamba.models.vlmamba.outputs import VLMambaCausalLMOutput, VLMambaModelOutput
 from vlmamba.models.vlmamba.prompt_images import PromptImages
+from vlmamba.models.vlmamba.rationale import RationaleTraversal
+from vlmamba.models.vlmamba.stages import StagedTrainingMixin, rest_if_frozen
 from vlmamba.ops.numerics import widened
 
 IMAGES_AT_ONCE = 16  # encoded side by side where nothing is differentiated; more take more memory, not less time
-
-
-@dataclass
-class VLMambaModelOutput(ModelOutput):
-    """Output of `VLMambaModel`.
-
-    Attributes:
-        last_hidden_state: `[B, L, hidden_size]`.
-        cache: the language model's states after the last token (`cache_params` with transformers before 5.24).
-        hidden_states: of every layer, if asked for.
-        image_hidden_states: image features in the language model's space, `[images * tokens, hidden_size]`.
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    if CACHE == "cache":
-        cache: Cache | None = None
-    else:
-        cache_params: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    image_hidden_states: torch.Tensor | None = None
-
-
-@dataclass
-class VLMambaCausalLMOutput(ModelOutput):
-    """Output of `VLMambaForConditionalGeneration`.
-
-    Attributes:
-        loss: next-token cross-entropy, with `labels`.
-        logits: `[B, L, vocab_size]` (or the last `logits_to_keep` positions).
-        cache: the language model's states after the last token (`cache_params` with transformers before 5.24).
-        hidden_states: of every layer, if asked for.
-        image_hidden_states: image features in the language model's space, `[images * tokens, hidden_size]`.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    if CACHE == "cache":
-        cache: Cache | None = None
-    else:
-        cache_params: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    image_hidden_states: torch.Tensor | None = None
 
 
 class MultiModalProjector(nn.Module):
@@ -90,7 +49,7 @@ class MultiModalProjector(nn.Module):
         return self.connector(features, grid)
 
 
-class VLMambaPreTrainedModel(KernelPreTrainedModel):
+class VLMambaPreTrainedModel(StagedTrainingMixin, KernelPreTrainedModel):
     """Initialisation and loading shared by the VLMamba models."""
 
     config: VLMambaConfig
@@ -115,7 +74,14 @@ class VLMambaModel(VLMambaPreTrainedModel):
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.multi_modal_projector = MultiModalProjector(config)
         self.language_model = apply_kernels(AutoModel.from_config(config.text_config))
+        self.rationale = None if config.rationale_config is None else RationaleTraversal(config)
         self.post_init()
+
+    def train(self, mode: bool = True) -> "VLMambaModel":
+        """As `nn.Module.train`, but an encoder of which nothing learns stays in evaluation mode."""
+        super().train(mode)
+        rest_if_frozen(self.vision_tower)
+        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -171,11 +137,12 @@ class VLMambaModel(VLMambaPreTrainedModel):
             raise ValueError("pixel_values has NaN or infinite values, expected finite ones")
 
     def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings `[B, L, hidden_size]`; the placeholder may be a token that the language model has no row for."""
+        """Embeddings `[B, L, hidden_size]`; placeholders may be tokens that the language model has no row for."""
         if input_ids.is_floating_point():
             raise ValueError(f"input_ids has dtype {input_ids.dtype}, expected integers: token ids")
-        if self.config.image_token_id >= self.config.text_config.vocab_size:
-            input_ids = input_ids.masked_fill(input_ids == self.config.image_token_id, 0)
+        for token in (self.config.image_token_id, self.config.tor_token_id):
+            if token is not None and token >= self.config.text_config.vocab_size:
+                input_ids = input_ids.masked_fill(input_ids == token, 0)
         return self.get_input_embeddings()(input_ids)
 
     def get_placeholder_mask(
@@ -243,6 +210,8 @@ class VLMambaModel(VLMambaPreTrainedModel):
         output_hidden_states: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache_params: Cache | None = None,
+        rationale_input_ids: torch.Tensor | None = None,
+        rationale_attention_mask: torch.Tensor | None = None,
         **kwargs: object,
     ) -> VLMambaModelOutput:
         """See `VLMambaForConditionalGeneration.forward`."""
@@ -262,18 +231,27 @@ class VLMambaModel(VLMambaPreTrainedModel):
             inputs_embeds = inputs_embeds.masked_scatter(mask, features)
         elif input_ids is not None and input_ids.shape[1] > 1 and not torch.compiler.is_compiling():
             self.get_placeholder_mask(input_ids, inputs_embeds, 0)
+        cache, traversed = cache_params if cache is None else cache, None
+        if self.rationale is not None:
+            own = (rationale_input_ids, rationale_attention_mask)
+            inputs_embeds, traversed = self.rationale.insert(
+                inputs_embeds, input_ids, attention_mask, features, cache, *own
+            )
+        elif rationale_input_ids is not None:
+            raise ValueError("rationale_input_ids is given, but the model has no rationale_config")
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             return_dict=True,
-            **{CACHE: cache_params if cache is None else cache},
+            **{CACHE: cache},
         )
         return VLMambaModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
             image_hidden_states=features,
+            rationale_hidden_states=traversed,
             **{CACHE: getattr(outputs, CACHE)},
         )
 
@@ -295,6 +273,8 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, StatefulGeneration
         self.model = VLMambaModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+        if config.rationale_config is not None and config.tor_token_id < config.text_config.vocab_size:
+            self.generation_config.suppress_tokens = [config.tor_token_id]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -323,6 +303,8 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, StatefulGeneration
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache_params: Cache | None = None,
+        rationale_input_ids: torch.Tensor | None = None,
+        rationale_attention_mask: torch.Tensor | None = None,
         **kwargs: object,
     ) -> VLMambaCausalLMOutput:
         """One pass over a prompt, or over its continuation.
@@ -338,6 +320,9 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, StatefulGeneration
             logits_to_keep: compute only the last so many logits; 0 for all.
             mm_encoder_outputs: {"image": `get_image_features(...)`} instead of `pixel_values`.
             cache_params: another name for `cache`.
+            rationale_input_ids: `[B, any]`, what the rationale traversal reads instead of `input_ids`, with as many
+                `<tor>` tokens in every row and the same images (`RationaleTraversal`).
+            rationale_attention_mask: `[B, any]`, 0 for its padding, on either side.
 
         Returns:
             `VLMambaCausalLMOutput`.
@@ -354,6 +339,8 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, StatefulGeneration
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             mm_encoder_outputs=mm_encoder_outputs,
+            rationale_input_ids=rationale_input_ids,
+            rationale_attention_mask=rationale_attention_mask,
             past_key_values=kwargs.pop("past_key_values", None),
             return_dict=True,
         )
@@ -369,6 +356,7 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, StatefulGeneration
             logits=logits,
             hidden_states=outputs.hidden_states,
             image_hidden_states=outputs.image_hidden_states,
+            rationale_hidden_states=outputs.rationale_hidden_states,
             **{CACHE: getattr(outputs, CACHE)},
         )
 
@@ -383,9 +371,11 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, StatefulGeneration
         cache_params: Cache | None = None,
         use_cache: bool | None = None,
         is_first_iteration: bool | None = False,
+        rationale_input_ids: torch.Tensor | None = None,
+        rationale_attention_mask: torch.Tensor | None = None,
         **kwargs: object,
     ) -> dict:
-        """Images and the padding mask enter with the prompt only; after it the states hold all."""
+        """Images, rationale and the padding mask enter with the prompt only; after it the states hold all."""
         model_inputs = super().prepare_inputs_for_generation(
             input_ids,
             inputs_embeds=inputs_embeds,
@@ -398,6 +388,8 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, StatefulGeneration
         if is_first_iteration or not use_cache:
             model_inputs["pixel_values"] = pixel_values
             model_inputs["mm_encoder_outputs"] = mm_encoder_outputs
+            model_inputs["rationale_input_ids"] = rationale_input_ids
+            model_inputs["rationale_attention_mask"] = rationale_attention_mask
         else:
             model_inputs["attention_mask"] = None
         return model_inputs
