@@ -139,7 +139,7 @@ class VlmSizes:
 TILES = (1, 2, 4, 8, 16, 32, 64)
 # Vim-T and a ViT-Ti, mamba-130m and a Llama of as many parameters
 VLM_130M = VlmSizes(
-    side=224,
+    side=160,
     vocabulary=50280,
     vim={"hidden_size": 192, "num_hidden_layers": 24},
     vit={

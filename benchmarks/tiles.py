@@ -24,6 +24,9 @@ OURS, PEER = VLMS
 TASKS = ("encode", "prefill", "decode")
 QUESTION_TOKENS = 32
 DECODED_TOKENS = 8
+PIECE = 512
+IN_PIECES = f"vlmamba, {PIECE} tokens at a time"
+STYLES = {OURS: {"color": "C0"}, PEER: {"color": "black"}, IN_PIECES: {"color": "C0", "linestyle": "--"}}
 FEW_ROUNDS, MANY_TILES = 3, 16
 
 
@@ -33,7 +36,7 @@ def run(sizes: VlmSizes, counts: tuple[int, ...], options: Options) -> dict[str,
     Args:
         sizes: of both models.
         counts: numbers of tiles, one image a call.
-        options: how it is measured; at one number of threads. 16 tiles and more get three rounds.
+        options: how it is measured; at one number of threads. 16 tiles and more get three rounds, without one to warm up.
     """
     with report.console.status("making the models"):
         models = {name: _model(name, sizes) for name in VLMS}
@@ -92,7 +95,7 @@ def _measured(models: dict[str, Vlm], sizes: VlmSizes, tiles: int, options: Opti
     calls = {f"{task} {name}": lambda t=task, n=name: does[t](n) for task in TASKS for name in models}
     # a decode goes on from the prefill of its round
     with threads(count):
-        samples = {key: sample.of(count) for key, sample in interleave(calls, options).items()}
+        samples = {key: sample.of(count) for key, sample in interleave(calls, options, tiles < MANY_TILES).items()}
     seconds = {task: {name: samples[f"{task} {name}"] for name in models} for task in TASKS}
     seconds["decode"] = {n: [v / DECODED_TOKENS for v in values] for n, values in seconds["decode"].items()}
     return {
@@ -111,13 +114,16 @@ def memory_job(name: str, sizes: dict[str, Any], tiles: int) -> tuple[Callable, 
     """For `benchmarks.memory`: the prefill of one tile, and of so many."""
     torch.set_num_threads(1)
     sizes = VlmSizes(**sizes)
-    model = _model(name, sizes)
-    return tuple(partial(model.prefill, *inputs(sizes, n)) for n in (1, tiles))
+    if name == IN_PIECES:
+        prefill = partial(_model(OURS, sizes).prefill_in_pieces, size=PIECE)
+    else:
+        prefill = _model(name, sizes).prefill
+    return tuple(partial(prefill, *inputs(sizes, n)) for n in (1, tiles))
 
 
 def _peaks(sizes: VlmSizes, tiles: int) -> dict[str, int]:
     return {
-        name: memory.peak("benchmarks.tiles:memory_job", name=name, sizes=asdict(sizes), tiles=tiles) for name in VLMS
+        name: memory.peak("benchmarks.tiles:memory_job", name=name, sizes=asdict(sizes), tiles=tiles) for name in STYLES
     }
 
 
@@ -133,7 +139,7 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
     def pair(values: list[float], scale: float = 1.0) -> str:
         return " / ".join(report.short(value * scale) for value in values) if values else "-"
 
-    peaks, caches = ([result[key][n] for n in VLMS if n in result[key]] for key in ("extra_peak", "cache_bytes"))
+    caches, peaks = [result["cache_bytes"][name] for name in VLMS], list(result["extra_peak"].values())
     return [
         [
             f"{result['tiles']}",
@@ -159,7 +165,7 @@ COLUMNS = [
     "language model, s",
     "next token, ms",
     "peer / ours",
-    "peak, MB",
+    "peak (and ours in pieces), MB",
     "state or KV cache, MB",
 ]
 
@@ -183,7 +189,8 @@ def markdown(content: dict[str, Any]) -> str:
         f"Each cell: {OURS} ({sizes[OURS]}) / {PEER} ({sizes[PEER]}).",
         f"One image of {content['sizes']['side']}-pixel tiles and a question of {content['question_tokens']} tokens;",
         f"float32, random weights, {first['threads']} thread(s), {first['clock']}, medians of {rounds} interleaved",
-        "rounds. Peak: of reading image and question, above weights and pixels.",
+        "rounds. Peak: of reading image and question, above weights and pixels; the third number is ours when",
+        f"`prefill_chunk_size={PIECE}` has it read, and encode tiles, a piece at a time.",
         "",
         _line(COLUMNS),
         _line(["---:"] * len(COLUMNS)),
@@ -203,19 +210,28 @@ def draw(figure: Any, content: dict[str, Any]) -> None:
     panels = {
         "time to the first token, s": [_medians(r, "prefill") for r in results],
         "time of the next token, ms": [[1e3 * v for v in _medians(r, "decode")] for r in results],
-        "peak above the weights, MB": [[r["extra_peak"].get(n, 0) / 1e6 for n in VLMS] for r in results],
+        "peak above weights and pixels, MB": [[r["extra_peak"].get(n, 0) / 1e6 for n in STYLES] for r in results],
         "state or KV cache, MB": [[r["cache_bytes"][n] / 1e6 for n in VLMS] for r in results],
     }
     panels = {title: values for title, values in panels.items() if any(map(any, values))}
     every = list(figure.subplots(1, len(panels)))
     for axes, (title, values) in zip(every, panels.items(), strict=True):
-        for name, of_name, colour in zip(VLMS, zip(*values, strict=True), ("C0", "black"), strict=True):
-            axes.plot(counts, of_name, marker="o", markersize=4, color=colour, label=name)
+        for (name, style), line in zip(STYLES.items(), zip(*values, strict=True), strict=False):
+            axes.plot(counts, line, marker="o", markersize=4, label=name, **style)
         axes.set(title=title, xlabel="tiles", xscale="log", yscale="log")
         axes.set_xticks(counts, counts)
         axes.minorticks_off()
         axes.grid(True, alpha=0.3)
-    for place, (name, colour) in enumerate(zip(VLMS, ("C0", "black"), strict=True)):
-        part = [_medians(r, "encode")[place] for r in results]
-        every[0].plot(counts, part, linestyle=":", color=colour, label=f"of it the encoder of {name.partition(':')[0]}")
-    every[0].legend(fontsize=7)
+    for place, name in enumerate(VLMS):
+        part, style = [_medians(r, "encode")[place] for r in results], STYLES[name] | {"linestyle": ":"}
+        every[0].plot(counts, part, label=f"of it the encoder of {name.partition(':')[0]}", **style)
+    figure.legend(*_legend(every), fontsize=8, ncols=5, loc="outside lower center")
+
+
+def _legend(every: list[Any]) -> tuple[list[Any], list[str]]:
+    """Every line once."""
+    found = {}
+    for axes in every:
+        lines, names = axes.get_legend_handles_labels()
+        found = dict(zip(names, lines, strict=True)) | found
+    return list(found.values()), list(found)

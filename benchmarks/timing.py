@@ -31,21 +31,22 @@ class Samples:
         return self.cpu if threads == 1 else self.wall
 
 
-def interleave(calls: dict[str, Callable[[], object]], options: Options) -> dict[str, Samples]:
+def interleave(calls: dict[str, Callable[[], object]], options: Options, warm_up: bool = True) -> dict[str, Samples]:
     """Time every candidate once a round, in turn.
 
     Args:
         calls: name -> function without arguments.
         options: its rounds come after the one that warms up.
+        warm_up: False spares that round where every call is long and the same code ran before.
 
     Returns:
         name -> samples. A call that takes over 4 s is timed in the first three rounds only, while the others go on.
     """
-    repeats = {}
-    for name, call in calls.items():
-        warm_up = Samples()
-        _time(call, 1, warm_up)
-        repeats[name] = max(1, round(options.min_seconds / max(warm_up.wall[0], 1e-7)))
+    repeats = dict.fromkeys(calls, 1)
+    for name, call in calls.items() if warm_up else ():
+        first = Samples()
+        _time(call, 1, first)
+        repeats[name] = max(1, round(options.min_seconds / max(first.wall[0], 1e-7)))
     samples = {name: Samples() for name in calls}
     for _ in range(options.rounds):
         for name, call in calls.items():

@@ -69,6 +69,10 @@ class Ours(_Torch):
         )
         super().__init__(vlmamba.VLMambaForConditionalGeneration(config))
 
+    def prefill_in_pieces(self, ids: torch.Tensor, pixels: torch.Tensor, size: int) -> object:
+        """As `prefill`, but tokens are read, and tiles encoded, a piece of so many tokens at a time."""
+        return self.model.prefix_state(ids, pixel_values=pixels, prefill_chunk_size=size)
+
 
 class Llava(_Torch):
     """transformers' LLaVA: a SigLIP encoder, an MLP and Llama, with PyTorch's attention (sdpa)."""
