@@ -36,7 +36,8 @@ def run(sizes: VlmSizes, counts: tuple[int, ...], options: Options) -> dict[str,
     Args:
         sizes: of both models.
         counts: numbers of tiles, one image a call.
-        options: how it is measured; at one number of threads. 16 tiles and more get three rounds, without one to warm up.
+        options: how it is measured; at one number of threads. From 16 tiles on there are three rounds, and none to warm
+            up.
     """
     with report.console.status("making the models"):
         models = {name: _model(name, sizes) for name in VLMS}
