@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import load_state_dict_from_hf
 from transformers import MambaConfig, PreTrainedTokenizerBase
 
 from vlmamba.models.modeling_utils import MAMBA_SSM_VOCABULARY, mamba_ssm_names, mamba_ssm_sizes
@@ -195,27 +196,32 @@ def complete(renamed: dict[str, torch.Tensor], config: VLMambaConfig) -> dict[st
         if _shapes(found) == _shapes(expected):
             continue
         name = _PRETRAINED.get(encoder.architecture, encoder.architecture)
-        headless = {key: tensor for key, tensor in found.items() if not key.startswith("head.")}
-        overlay = {"state_dict": headless} if found else None
         try:
-            tower = timm.create_model(
-                name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **encoder.model_args
-            )
-        except Exception as error:  # the hub and timm raise many kinds
-            if found:
-                reason = " ".join(str(error).split())
-                raise ValueError(f"cobra: the weights for the encoder {name} do not fit it: {reason}") from error
-            missing.append(name)
+            found = found or load_state_dict_from_hf(f"timm/{name}")
+        except Exception:  # the hub raises many kinds
+            missing.append(f"timm/{name}")
             continue
         renamed = {key: tensor for key, tensor in renamed.items() if not key.startswith(prefix)}
-        renamed |= tower.state_dict(prefix=prefix)
+        renamed |= {f"{prefix}{key}": tensor for key, tensor in _fitted(found, name, encoder.model_args).items()}
     if missing:
         raise ValueError(
-            f"cobra: the checkpoint has no vision tower and timm cannot fetch it; fetch the weights of timm/"
-            f"{' and of timm/'.join(missing)} from huggingface.co and give each file with --vision FILE, or as "
-            "vision_backbone.* in the state dict"
+            f"cobra: the checkpoint has no vision tower, and it cannot be fetched: fetch the weights of "
+            f"{' and of '.join(missing)} from huggingface.co and give each file with --vision FILE, or its tensors as "
+            "vision_backbone.* of the state dict"
         )
     return renamed
+
+
+def _fitted(weights: dict[str, torch.Tensor], name: str, sizes: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights of timm's model of that name, without its head and with positions for other sizes of images."""
+    headless = {key: tensor for key, tensor in weights.items() if not key.startswith("head.")}
+    overlay = {"state_dict": headless}
+    try:
+        tower = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **sizes)
+    except Exception as error:  # so does timm
+        reason = " ".join(str(error).split())
+        raise ValueError(f"cobra: the weights for the encoder {name} do not fit it: {reason}") from error
+    return tower.state_dict()
 
 
 def processor_of(
