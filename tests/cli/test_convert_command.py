@@ -9,7 +9,7 @@ from transformers import AutoModelForImageClassification
 
 from tests import golden
 
-from .test_cli import refused, run
+from .command import refused, run
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmamba.cli.errors import CommandError, report
-from vlmamba.cli.options import Device, Dtype, MaxNewTokens, Model
+from vlmamba.cli.options import Device, Dtype, MaxContext, MaxNewTokens, Model, Tiles
 from vlmamba.cli.terminal import Terminal, write
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def chat(
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_new_tokens: MaxNewTokens = 64,
+    tiles: Tiles = None,
+    max_context: MaxContext = None,
 ) -> None:
     """Talk until the input ends; see `HELP`."""
     from vlmamba.cli.messages import read_images
@@ -45,7 +47,8 @@ def chat(
 
     pictures = read_images(images or [])
     terminal = Terminal()
-    conversation = Conversation(Session.load(model, device, dtype), max_new_tokens, pictures, terminal)
+    session = Session.load(model, device, dtype, tiles, max_context)
+    conversation = Conversation(session, max_new_tokens, pictures, terminal)
     terminal.say(COMMANDS)
     while (line := terminal.read()) is not None:
         try:
@@ -68,9 +71,14 @@ class Conversation:
     def __init__(self, session: "Session", max_new_tokens: int, images: list, terminal: Terminal):
         self.session = session
         self.max_new_tokens = max_new_tokens
-        self.images = images
         self.terminal = terminal
-        self.messages: list[dict] = []
+        self._begin(images)
+
+    def _begin(self, images: list) -> None:
+        from vlmamba.cli.dialogue import Dialogue
+
+        self.images = images
+        self.dialogue = Dialogue(self.session)
 
     def take(self, line: str) -> bool:
         """Follow a command or answer a question; True when the conversation is over.
@@ -84,7 +92,7 @@ class Conversation:
         if command == "/help":
             self.terminal.say(COMMANDS)
         elif command == "/reset":
-            self.messages, self.images = [], []
+            self._begin([])
             self.terminal.say("everything is forgotten")
         elif command == "/image":
             self._add_image(_unquoted(argument.strip()))
@@ -103,12 +111,10 @@ class Conversation:
         self.terminal.say(f"{len(self.images)} picture(s) wait for the next question")
 
     def _answer(self, question: str) -> None:
-        from vlmamba.cli.messages import assistant_message, user_message
+        from vlmamba.cli.messages import user_message
 
-        turn = user_message(question, self.images)
-        answer = self.session.answer([*self.messages, turn], self.max_new_tokens, write)
+        self.dialogue.answer(user_message(question, self.images), self.max_new_tokens, write)
         write("\n")
-        self.messages += [turn, assistant_message(answer.text)]
         self.images = []
 
 

@@ -8,6 +8,8 @@ from safetensors import SafetensorError, safe_open
 
 from vlmamba.assets import bundled_model
 from vlmamba.cli.errors import CommandError
+from vlmamba.layers.kernels import FAMILIES as TEXT_ONLY
+from vlmamba.models import ENCODERS
 
 MODEL_TYPE = "vlmamba"
 CONFIG = "config.json"
@@ -29,13 +31,12 @@ def find_model(folder: Path | None) -> Path:
         CommandError: the folder or one of its files is missing or damaged, or holds another kind of model.
     """
     folder = _existing(folder)
+    if (folder / CONFIG).is_file():
+        _check_kind(folder)
     for name in REQUIRED:
         if not (folder / name).is_file():
             raise _bad(folder, f"{name} is missing; expected a folder written by save_pretrained")
     files = {name: _json_object(folder, name) for name in (*REQUIRED, *OPTIONAL) if (folder / name).is_file()}
-    model_type = files[CONFIG].get("model_type")
-    if model_type != MODEL_TYPE:
-        raise _bad(folder, f"{CONFIG} describes model_type {model_type!r}, expected {MODEL_TYPE!r}")
     if "image_processor" not in files[PROCESSOR] and not (folder / IMAGE_PROCESSOR).is_file():
         raise _bad(
             folder,
@@ -44,6 +45,19 @@ def find_model(folder: Path | None) -> Path:
     for name in _weight_files(folder):
         _check_weights(folder, name)
     return folder
+
+
+def _check_kind(folder: Path) -> None:
+    """Said before files are missed that other models do not have."""
+    model_type = _json_object(folder, CONFIG).get("model_type")
+    if model_type == MODEL_TYPE:
+        return
+    expected = f"expected {MODEL_TYPE!r}"
+    if model_type in ENCODERS:
+        expected = f"an image encoder, which answers no questions; {expected}"
+    elif model_type in TEXT_ONLY:
+        expected = f"a text-only language model, which sees no pictures; {expected}"
+    raise _bad(folder, f"{CONFIG} describes model_type {model_type!r}, {expected}")
 
 
 def _existing(folder: Path | None) -> Path:

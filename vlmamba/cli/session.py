@@ -17,6 +17,7 @@ from vlmamba.cli.devices import find_backend, find_device, find_dtype
 from vlmamba.cli.errors import CommandError
 from vlmamba.cli.folder import find_model
 from vlmamba.cli.terminal import status
+from vlmamba.models.prefix import PrefixState
 from vlmamba.models.vlmamba import VLMambaConfig, VLMambaForConditionalGeneration, VLMambaProcessor
 
 LONGEST_REASON = 300
@@ -30,11 +31,13 @@ class Answer:
         text: without special tokens and surrounding blanks.
         tokens: number of tokens it took.
         seconds: from the prepared images to the last token.
+        ids: the tokens.
     """
 
     text: str
     tokens: int
     seconds: float
+    ids: tuple[int, ...]
 
 
 class Session:
@@ -44,26 +47,43 @@ class Session:
         model: on its device, in its dtype.
         processor: of the same folder.
         folder: where they come from.
+        max_context: longest prompt, in tokens; None for any.
 
     Example:
         >>> session = Session.load(bundled_model())
         >>> session.answer([{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]).text
     """
 
-    def __init__(self, model: VLMambaForConditionalGeneration, processor: VLMambaProcessor, folder: Path):
+    def __init__(
+        self,
+        model: VLMambaForConditionalGeneration,
+        processor: VLMambaProcessor,
+        folder: Path,
+        max_context: int | None = None,
+    ):
         self.model = model
+        self.max_context = max_context
         self.processor = processor
         self.folder = folder
         self.backend = find_backend(model.device, model.dtype)
 
     @classmethod
-    def load(cls, folder: Path | None, device: str = "auto", dtype: str = "auto") -> "Session":
+    def load(
+        cls,
+        folder: Path | None,
+        device: str = "auto",
+        dtype: str = "auto",
+        tiles: int | None = None,
+        max_context: int | None = None,
+    ) -> "Session":
         """Load a folder once; nothing is ever downloaded.
 
         Args:
             folder: of a VLMamba model; None for the bundled one.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
             dtype: "auto" or "float32", "bfloat16" or "float16".
+            tiles: largest number of tiles of a picture; as the folder's processor says when None.
+            max_context: longest prompt, in tokens; None for any.
 
         Raises:
             CommandError: an argument is wrong, or the machine lacks the device.
@@ -86,7 +106,9 @@ class Session:
             with _reasons(folder, "the processor files"):
                 processor = VLMambaProcessor.from_pretrained(folder, local_files_only=True)
                 _check_fit(model.config, processor)
-            return cls(model.to(place).eval(), processor, folder)
+            if tiles is not None:
+                _set_tiles(processor.image_processor, tiles)
+            return cls(model.to(place).eval(), processor, folder, max_context)
 
     def answer(
         self, messages: list[dict], max_new_tokens: int = 64, write: Callable[[str], None] | None = None
@@ -98,30 +120,73 @@ class Session:
                 `{"type": "text", "text": text}` as content.
             max_new_tokens: longest answer.
             write: is given the answer piece by piece.
+
+        Raises:
+            CommandError: the prompt has more than `max_context` tokens.
         """
+        return self.generate(self.inputs(*self.prompt(messages)), None, max_new_tokens, write)
+
+    def prompt(self, messages: list[dict]) -> tuple[str, list]:
+        """The text that asks for the next answer, and its images."""
+        parts = [part for message in messages for part in message["content"]]
+        images = [part["image"] for part in parts if part["type"] == "image"]
+        return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False), images
+
+    def inputs(self, text: str, images: list, prefix: PrefixState | None = None) -> dict[str, torch.Tensor]:
+        """What the model reads of a text that follows `prefix`.
+
+        Raises:
+            CommandError: both have more than `max_context` tokens.
+        """
+        options = {} if prefix is None else {"add_special_tokens": False}
         with quiet():
-            inputs = self._inputs(messages)
-            streamer = AnswerStreamer(self.processor.tokenizer, write) if write else None
-            start = time.perf_counter()
+            inputs = self.processor(images=images or None, text=text, return_tensors="pt", **options)
+        seen = [] if prefix is None else [prefix.input_ids.cpu()]
+        self._check_context(torch.cat([*seen, inputs["input_ids"]], dim=1))
+        return dict(inputs.to(self.model.device, self.model.dtype))
+
+    def read(self, inputs: dict[str, torch.Tensor], prefix: PrefixState | None = None) -> PrefixState:
+        """The state after inputs that follow `prefix`."""
+        with quiet():
+            return self.model.prefix_state(**inputs, prefix=prefix)
+
+    def generate(
+        self,
+        inputs: dict[str, torch.Tensor],
+        prefix: PrefixState | None,
+        max_new_tokens: int,
+        write: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """The answer to inputs that follow `prefix`; see `answer`."""
+        tokenizer = self.processor.tokenizer
+        start = time.perf_counter()
+        with quiet():
             tokens = self.model.generate(
                 **inputs,
+                prefix=prefix,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,
-                eos_token_id=self.processor.tokenizer.eos_token_id,
-                pad_token_id=self.processor.tokenizer.pad_token_id,
-                streamer=streamer,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                streamer=AnswerStreamer(tokenizer, write) if write else None,
             )[0, inputs["input_ids"].shape[1] :].tolist()
-            seconds = time.perf_counter() - start
-        text = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        return Answer(text, len(tokens), seconds)
+        seconds = time.perf_counter() - start
+        text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        return Answer(text, len(tokens), seconds, tuple(tokens))
 
-    def _inputs(self, messages: list[dict]) -> dict[str, torch.Tensor]:
-        parts = [part for message in messages for part in message["content"]]
-        images = [part["image"] for part in parts if part["type"] == "image"]
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        inputs = self.processor(images=images or None, text=text, return_tensors="pt")
-        return inputs.to(self.model.device, self.model.dtype)
+    @property
+    def unsaid(self) -> set[int]:
+        """Tokens of an answer that are no part of what was said: its end, and placeholders of images."""
+        return {self.processor.tokenizer.eos_token_id, self.processor.image_token_id}
+
+    def _check_context(self, ids: torch.Tensor) -> None:
+        if self.max_context is not None and ids.shape[1] > self.max_context:
+            images = int((ids == self.processor.image_token_id).sum())
+            raise CommandError(
+                f"--max-context {self.max_context}: the prompt has {ids.shape[1]} tokens ({images} of them of "
+                f"pictures); expected at most {self.max_context}"
+            )
 
 
 class AnswerStreamer(TextStreamer):
@@ -181,6 +246,13 @@ def _check_fit(config: VLMambaConfig, processor: VLMambaProcessor) -> None:
         raise ValueError(
             f"the tokenizer has {len(processor.tokenizer)} tokens, the model {config.text_config.vocab_size}"
         )
+
+
+def _set_tiles(image_processor: object, tiles: int) -> None:
+    if not hasattr(image_processor, "max_patches"):
+        kind = type(image_processor).__name__
+        raise CommandError(f"--tiles {tiles}: the model's {kind} makes no tiles; expected a VLMambaImageProcessor")
+    image_processor.max_patches = tiles
 
 
 @contextmanager
