@@ -37,7 +37,7 @@ class Answer:
     text: str
     tokens: int
     seconds: float
-    ids: tuple[int, ...]
+    ids: tuple[int, ...] = ()
 
 
 class Session:
