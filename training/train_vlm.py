@@ -7,7 +7,8 @@ The encoder starts from stage 0 (`training.train_encoder`), the connector from s
 or from the one of the model folder that the recipe names under `language`. Each example is a conversation of several
 questions about one scene; the loss is on the answers. With `alignment` in the recipe, a second loss draws the features
 of every patch to the language model's embedding of what the patch shows: a language model that can copy names from its
-context then finds them in the image. Modules listed under `freeze` are not trained.
+context then finds them in the image. Everything is trained, or what the recipe's `stage` says: `align` the connector,
+`finetune` connector and language model (`VLMambaForConditionalGeneration.set_stage`).
 Run it again and it resumes; the output folder is a complete model folder that `vlmamba ask --model` takes.
 """
 
@@ -120,8 +121,8 @@ def build(recipe: dict[str, Any]) -> tuple[VLMambaForConditionalGeneration, VLMa
     if recipe.get("language"):
         taught = VLMambaForConditionalGeneration.from_pretrained(recipe["language"], dtype=torch.float32)
         model.model.language_model.load_state_dict(taught.model.language_model.state_dict())
-    for name in recipe.get("freeze", []):
-        model.model.get_submodule(name).requires_grad_(False)
+    if recipe.get("stage"):
+        model.set_stage(recipe["stage"])
     model.generation_config.max_new_tokens = 64
     side = encoder.config.image_size
     processor = VLMambaProcessor(

@@ -72,7 +72,7 @@ def trained(tmp_path_factory) -> Path:
                 "tokenizer": out["tokenizer"],
                 "encoder": out["encoder"],
                 "alignment": 0.5,
-                "freeze": ["vision_tower"],
+                "stage": "finetune",
                 "model": {
                     "projector": {"projector_type": "vss_l2", "scan": "cross_scan", "state_size": 4},
                     "text": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
@@ -108,6 +108,15 @@ def test_a_run_can_stop_before_its_plan_ends(trained, tmp_path, monkeypatch):
     # the encoder is frozen, the language model started from another one
     assert all(torch.equal(ours[key], whole[key]) for key in whole if "vision_tower" in key)
     assert any(not torch.equal(ours[key], whole[key]) for key in whole if "language_model" in key)
+
+
+def test_the_first_stage_trains_the_connector_alone(trained, tmp_path, monkeypatch):
+    recipe = yaml.safe_load((trained / "vlm.yaml").read_text())
+    recipe["output_dir"] = recipe["training"]["output_dir"] = str(tmp_path / "aligned")
+    run(train_vlm, {**recipe, "stage": "align", "stop_at": 3, "language": str(trained / "vlm")}, monkeypatch)
+    ours, whole = (load_file(f / "model.safetensors") for f in (tmp_path / "aligned", trained / "vlm"))
+    changed = {key for key in whole if not torch.equal(ours[key], whole[key])}
+    assert changed and all("multi_modal_projector" in key for key in changed)
 
 
 def test_the_output_is_a_complete_model_folder(trained):

@@ -28,10 +28,13 @@ def list_families() -> list[str]:
 def list_presets(family: str) -> dict[str, dict[str, Any]]:
     """Published models of a family: name -> what they differ in from its defaults; empty if none are listed.
 
+    Of "vlmamba" these are the architectures that `VLMambaConfig.from_preset` knows, those of "cobra" among them.
+
     Raises:
         ValueError: an unknown family.
     """
-    converter = converter_of(family)
+    if family != "vlmamba":
+        converter = converter_of(family)
     place = converter if family in _FOLDERS else import_module(f"vlmamba.models.{family}")
     return dict(getattr(place, "PRESETS", {}))
 
