@@ -96,7 +96,7 @@ class VLMambaModel(VLMambaPreTrainedModel):
         """Encode images and project them into the language model's space.
 
         Args:
-            pixel_values: `[images, 3, H, W]`.
+            pixel_values: `[images or views, channels, H, W]`.
             output_hidden_states: also return the encoder's hidden states; as its config says when None.
 
         Returns:
@@ -168,7 +168,7 @@ class VLMambaModel(VLMambaPreTrainedModel):
     def _mismatch(self, found: int, given: int) -> ValueError:
         return ValueError(
             f"the prompt has {found} image placeholder tokens, but the images give {given} "
-            f"features ({self.config.image_seq_length} per image)"
+            f"features ({self.config.image_seq_length} per view)"
         )
 
     def prompt_images(
@@ -311,7 +311,7 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, StatefulGeneration
 
         Args:
             input_ids: `[B, L]`, with `config.image_seq_length` placeholder tokens for each image.
-            pixel_values: `[images, 3, H, W]`, the images of the whole batch in reading order.
+            pixel_values: `[images, 3, H, W]`, the images of the whole batch, or their views, in reading order.
             attention_mask: `[B, L]`, 0 for padding, on either side.
             inputs_embeds: `[B, L, hidden_size]` instead of `input_ids`.
             cache: states to continue from; `input_ids` then holds only the new tokens, one or many.
