@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, pipeline
 
 from tests.models.tiny import tiny_model, tiny_processor
-from vlmamba import VLMambaImageProcessor, VLMambaProcessor
+from vlmamba import CobraImageProcessor, VLMambaImageProcessor, VLMambaProcessor
 from vlmamba.models.vlmamba.tiling import ENOUGH, cut, fitted_size, tile_grid
 
 sides = st.integers(1, 300) | st.integers(1, 20_000)
@@ -214,8 +214,13 @@ def test_the_limit_is_saved(processor, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "alone"),
-    [({}, {}), ({"use_cache": False}, {}), ({"num_beams": 3}, {"num_beams": 3, "use_cache": False})],
-    ids=["cache", "no cache", "beams"],
+    [
+        ({}, {}),
+        ({"use_cache": False}, {}),
+        ({"prefill_chunk_size": 7}, {}),
+        ({"num_beams": 3}, {"num_beams": 3, "use_cache": False}),
+    ],
+    ids=["cache", "no cache", "in pieces", "beams"],
 )
 def test_a_padded_batch_of_different_tile_counts_answers_as_each_item_alone(processor, model, options, alone):
     pictures = [noise(32, 48, 1), noise(9, 9, 2), noise(100, 12, 3)]
@@ -224,6 +229,22 @@ def test_a_padded_batch_of_different_tile_counts_answers_as_each_item_alone(proc
     assert len({tuple(row) for row in together.tolist()}) == 3
     for row, (text, picture) in enumerate(zip(texts, pictures, strict=True)):
         assert torch.equal(together[row], generate(model, read(processor, [text], [picture]), **alone)[0]), text
+
+
+def test_a_tiled_image_can_be_read_once_for_several_questions(processor, model):
+    beginning, rests = "<|user|><image>", [" what is this ?<|assistant|>", " how many things are there ?<|assistant|>"]
+    picture = noise(32, 48)
+    state = model.prefix_state(**read(processor, [beginning], [picture]))
+    together = generate(model, read(processor, rests, None), prefix=state)
+    for row, rest in enumerate(rests):
+        assert torch.equal(together[row], generate(model, read(processor, [beginning + rest], [picture]))[0]), rest
+
+
+@pytest.mark.parametrize("strategy", ["resize-naive", "resize-crop", "letterbox"])
+def test_several_encoders_see_the_same_tiles(strategy):
+    images = CobraImageProcessor(size={"height": 16, "width": 16}, resize_strategy=strategy)
+    found = images([noise(32, 48), noise(9, 9)], max_patches=6, return_tensors="pt")
+    assert found["num_patches"].tolist() == [7, 1] and found["pixel_values"].shape == (8, 6, 16, 16)
 
 
 def test_the_pipeline_reads_tiles(processor, tmp_path):
