@@ -56,6 +56,7 @@ class VLMambaPreTrainedModel(StagedTrainingMixin, KernelPreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     _is_stateful = True
+    _can_compile_fullgraph = True
     _no_split_modules = ["VimBlock", "MambaBlock", "Mamba2Block", "FalconMambaBlock", "MultiModalProjector"]
     _skip_keys_device_placement = ["cache", "cache_params"]
 
