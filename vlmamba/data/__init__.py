@@ -3,5 +3,6 @@
 
 from vlmamba.data.collators import ChatCollator, answer_labels
 from vlmamba.data.images import ImageError, load_image
+from vlmamba.data.rationale_collator import RationaleCollator
 
-__all__ = ["ChatCollator", "ImageError", "answer_labels", "load_image"]
+__all__ = ["ChatCollator", "ImageError", "RationaleCollator", "answer_labels", "load_image"]

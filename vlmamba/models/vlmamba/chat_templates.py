@@ -21,6 +21,11 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif -%}
 """
 
+# the same for models with a rationale traversal: its tokens behind every question
+RATIONALE_CHAT_TEMPLATE = CHAT_TEMPLATE.replace(
+    "{%- endif -%}\n{%- endfor -%}", "{{ '<tor>' if message['role'] == 'user' }}{%- endif -%}\n{%- endfor -%}"
+)
+
 # Cobra's (h-zhao1997/cobra, models/backbones/llm/prompting): all images before all text, no beginning of a sequence. A
 # written "<image>" and blanks around a message go; an empty answer is one blank; a system message, which Cobra was
 # not trained with, stands in front of the question after it. A question ends with the words that an answer follows,

@@ -5,7 +5,8 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.tokenization_utils_base import BatchEncoding
 
 from vlmamba.models.remote_code import PackagedProcessor
-from vlmamba.models.vlmamba.chat_templates import CHAT_TEMPLATE
+from vlmamba.models.vlmamba.chat_templates import CHAT_TEMPLATE, RATIONALE_CHAT_TEMPLATE
+from vlmamba.models.vlmamba.rationale import TOR_TOKEN
 from vlmamba.models.vlmamba.splitting import split_prompt
 
 IMAGE_TOKEN = "<image>"
@@ -20,8 +21,9 @@ class VLMambaProcessor(PackagedProcessor, ProcessorMixin):
     Args:
         image_processor: e.g. `VLMambaImageProcessor`.
         tokenizer: has the token `<image>`.
-        chat_template: Jinja template; `CHAT_TEMPLATE` when None.
+        chat_template: Jinja template; when None `CHAT_TEMPLATE`, or `RATIONALE_CHAT_TEMPLATE` with `num_tor_tokens`.
         num_image_tokens: placeholders per view of an image (`VLMambaConfig.image_seq_length`).
+        num_tor_tokens: what every `<tor>` of a text becomes, for models with a rationale traversal (10 in Meteor).
 
     Example:
         >>> processor(images=[image], text="<|user|><image>What is this?<|assistant|>", return_tensors="pt")
@@ -33,14 +35,19 @@ class VLMambaProcessor(PackagedProcessor, ProcessorMixin):
         tokenizer=None,
         chat_template: str | None = None,
         num_image_tokens: int = 196,
+        num_tor_tokens: int = 0,
         **kwargs: object,
     ):
         self.num_image_tokens = num_image_tokens
+        self.num_tor_tokens = num_tor_tokens
         self.image_token = IMAGE_TOKEN
         if IMAGE_TOKEN not in tokenizer.get_vocab():
             raise ValueError(f"tokenizer: it has no token {IMAGE_TOKEN}; add it as a special token")
+        if num_tor_tokens and TOR_TOKEN not in tokenizer.get_vocab():
+            raise ValueError(f"tokenizer: it has no token {TOR_TOKEN}; add it as a special token")
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
+        chat_template = chat_template or (RATIONALE_CHAT_TEMPLATE if num_tor_tokens else CHAT_TEMPLATE)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
     def __call__(self, images=None, text=None, **kwargs: object) -> BatchEncoding:
         """Process images and text; see `transformers.ProcessorMixin.__call__`.
@@ -57,6 +64,9 @@ class VLMambaProcessor(PackagedProcessor, ProcessorMixin):
                     self._check_counts([item], mine, f"text {row}")
             else:
                 self._check_counts(texts, images, "the text")
+            if self.num_tor_tokens:
+                repeated = [item.replace(TOR_TOKEN, TOR_TOKEN * self.num_tor_tokens) for item in texts]
+                text = repeated[0] if isinstance(text, str) else repeated
         limit = None if kwargs.get("truncation") or text is None else kwargs.pop("max_length", None)
         if limit is not None and kwargs.get("padding") == "max_length":
             kwargs["max_length"] = limit
