@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: `python -m benchmarks scan|lm|vision|encoders|tiles|triton`, from the root of the repository."""
+"""The command: `python -m benchmarks scan|lm|vision|encoders|tiles|prefix|triton`, from the root of the repository."""
 
 import json
 from functools import partial
@@ -28,6 +28,7 @@ to a JSON file, the ratios to a plot beside it.
   [green]python -m benchmarks vision[/]                Vim-S, growing resolution
   [green]python -m benchmarks encoders[/]              every encoder: MACs, time, memory
   [green]python -m benchmarks tiles[/]                 a VLM and a LLaVA, 1 to 64 tiles
+  [green]python -m benchmarks prefix[/]                questions from a state, long prompts
   [green]python -m benchmarks triton[/]                what the GPU kernels are made of
 
 [cyan]--quick[/] runs tiny sizes in seconds, to see that all works; its numbers mean
@@ -164,6 +165,33 @@ def tiles(
     content = benchmark.run(sizes, chosen, _options(str(thread_count), rounds, memory, False, quick))
     benchmark.show(content)
     path = _finish("tiles", content, benchmark.draw, quick, out, width=18)
+    path.with_suffix(".md").write_text(benchmark.markdown(json.loads(path.read_text())))
+
+
+@app.command()
+def prefix(
+    counts: Annotated[str, typer.Option("--questions", help="Numbers of questions, with commas.")] = "1,4,16",
+    lengths: Annotated[
+        str, typer.Option("--tokens", help="Lengths of prompts, with commas.")
+    ] = "1024,4096,16384,65536",
+    thread_count: Annotated[int, typer.Option("--threads", min=1, help="Number of threads.")] = 1,
+    rounds: Rounds = 5,
+    memory: Memory = True,
+    check: Check = True,
+    quick: Quick = False,
+    out: Out = None,
+) -> None:
+    """Questions about one image afresh and from a state; long prompts whole and in pieces."""
+    from benchmarks import prefix as benchmark
+
+    models, sizes = {benchmark.BUNDLED: None, benchmark.VIM_S: benchmark.VIM_S_SIZES}, shapes.VLM_130M
+    asked, tokens = list(_numbers(counts)), list(_numbers(lengths))
+    if quick:
+        models, sizes, asked, tokens = {"tiny": shapes.QUICK_VLM}, shapes.QUICK_VLM, [1, 2], [8, 16]
+    options = _options(str(thread_count), rounds, memory, check, quick)
+    content = benchmark.run(models, asked, sizes, tokens, options)
+    benchmark.show(content)
+    path = _finish("prefix", content, benchmark.draw, quick, out, width=16)
     path.with_suffix(".md").write_text(benchmark.markdown(json.loads(path.read_text())))
 
 

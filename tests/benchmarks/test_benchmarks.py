@@ -96,7 +96,7 @@ def test_a_wrong_option_is_named(arguments, message):
     assert message in " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("command", ["scan", "lm", "vision", "encoders", "tiles", "triton"])
+@pytest.mark.parametrize("command", ["scan", "lm", "vision", "encoders", "tiles", "prefix", "triton"])
 def test_help(command):
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
