@@ -132,7 +132,8 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]
                 continue
             adapted = module._modules.get("base_layer")  # peft wraps a layer; its own small ones stay
             layer = (parent, name, module) if adapted is None else (module, "base_layer", adapted)
-            if type(layer[-1]) in (nn.Linear, FewRowsLinear):
+            # other libraries quantize by weights of their own kind in a linear layer
+            if type(layer[-1]) in (nn.Linear, FewRowsLinear) and type(layer[-1].weight) in (nn.Parameter, torch.Tensor):
                 yield layer
 
 
