@@ -84,7 +84,8 @@ def small(name: str) -> VLMambaConfig:
     preset = deepcopy(PRESETS[name])
     vision, text = preset["vision_config"], dict(SMALL_TEXT)
     if vision["model_type"] == "fused_vision":
-        encoders = [{**encoder, "model_args": SMALL_TIMM} for encoder in vision["encoders"]]
+        whole = VLMambaConfig.from_preset(name).vision_config.to_dict()["encoders"]
+        encoders = [{**encoder, "model_args": SMALL_TIMM} for encoder in whole]
         smaller = {"encoders": encoders}
     else:
         smaller = SMALL_VISION[vision["model_type"]]

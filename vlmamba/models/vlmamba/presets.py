@@ -5,8 +5,6 @@ from copy import deepcopy
 from difflib import get_close_matches
 from typing import Any
 
-from vlmamba.models.fused_vision.configuration_fused_vision import COBRA_ENCODERS
-
 # GPT-NeoX's tokenizer has 50,277 tokens, the checkpoints' embeddings a few rows more; the first of them is the image's
 _IMAGE_TOKEN = 50277
 _ENDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -33,6 +31,13 @@ _CLIP = {
     "num_attention_heads": 16,
     "image_size": 336,
     "patch_size": 14,
+}
+# the same weights as timm has them, with which Cobra was trained
+_TIMM_SIGLIP = {
+    "model_type": "timm_wrapper",
+    "architecture": "vit_so400m_patch14_siglip_384",
+    "model_args": {"img_size": 384},
+    "do_pooling": False,
 }
 
 
@@ -61,9 +66,10 @@ def _vl_mamba(text: dict[str, Any], vision: dict[str, Any] = _SIGLIP) -> dict[st
     }
 
 
-def _cobra(projector: str = "fused_mlp", encoders: tuple[dict[str, Any], ...] = COBRA_ENCODERS) -> dict[str, Any]:
+def _cobra(projector: str = "fused_mlp", **vision: Any) -> dict[str, Any]:
+    """DINOv2 and SigLIP are what a `FusedVisionConfig` has by default."""
     return {
-        "vision_config": {"model_type": "fused_vision", "encoders": encoders},
+        "vision_config": {"model_type": "fused_vision", **vision},
         "projector_config": {"projector_type": projector},
         "text_config": _mamba("2.8b"),
         "image_token_id": _IMAGE_TOKEN,
@@ -109,7 +115,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cobra-3b": _cobra(),
     "cobra-one-epoch-3b": _cobra(),
     "cobra-base-3b": _cobra(),
-    "cobra-siglip-3b": _cobra("mlp", COBRA_ENCODERS[1:]),
+    "cobra-siglip-3b": _cobra("mlp", encoders=[_TIMM_SIGLIP]),
     "cobra-ldpnet-3b": _cobra("fused_ldp"),
     "vlmamba-tiny": _TINY,
 }
