@@ -65,3 +65,16 @@ def test_every_encoder_has_published_models():
     assert set(ENCODERS) < set(list_families())
     for family in ENCODERS:
         assert list_presets(family), family
+
+
+@pytest.mark.parametrize("name", ["vim-midcls", "mamba1-lm", "cobra-vlm"])
+def test_a_model_can_share_the_memory_of_the_checkpoint(name):
+    fixture = golden.load(name)
+    family = {"mamba1": "mamba"}.get(name.split("-")[0], name.split("-")[0])
+    copied = from_official(family, fixture.weights, fixture.arguments).state_dict()
+    shared = from_official(family, fixture.weights, fixture.arguments, share_memory=True)
+    assert not shared.training and shared.dtype == torch.float32
+    assert all(torch.equal(tensor, copied[key]) for key, tensor in shared.state_dict().items())
+    places = {tensor.data_ptr() for tensor in fixture.weights.values()}
+    assert {parameter.data_ptr() for parameter in shared.parameters()} <= places
+    assert not places & {tensor.data_ptr() for tensor in copied.values()}

@@ -7,6 +7,7 @@ import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -85,7 +86,8 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _pickled(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_INERT):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # tensors of a file as torch writes it today are read when they are used
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # torch raises many kinds for what a damaged archive holds
         reason = " ".join(str(error).split())
         if found := _FOREIGN.search(reason):

@@ -15,6 +15,8 @@ from vlmamba.models import ENCODERS
 
 # how images are prepared where a family's converter says nothing else: as in most ImageNet recipes
 PREPROCESSING = {"crop_pct": 0.875, "image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
+# size of the files that weights are written in: one at a time is copied
+SHARD = "2GB"
 
 
 def image_processor_of(family: str, config: PreTrainedConfig) -> BitImageProcessor:
@@ -67,7 +69,7 @@ def convert_checkpoint(
     state_dict = read_checkpoint(checkpoint, weights)
     for path in vision:
         state_dict |= converter.vision_names(read_checkpoint(path))
-    model = from_official(family, state_dict, arguments, task)
+    model = from_official(family, state_dict, arguments, task, share_memory=True)
     if chats:
         processor = converter.processor_of(model.config, arguments, words)
         model.generation_config.update(
@@ -76,5 +78,5 @@ def convert_checkpoint(
         processor.save_pretrained(folder)
     if family in ENCODERS:
         image_processor_of(family, model.config).save_pretrained(folder)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=SHARD)
     return model

@@ -2,6 +2,7 @@
 """Official weights, under their official names, into models of this library."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -44,6 +45,7 @@ def from_official(
     state_dict: dict[str, torch.Tensor],
     arguments: dict[str, Any] | str | None = None,
     task: str | None = None,
+    share_memory: bool = False,
 ) -> PreTrainedModel:
     """Build the model that an official constructor would build and fill it with official weights.
 
@@ -53,6 +55,8 @@ def from_official(
         arguments: the official constructor's arguments, what is left out takes its official default; or the name of a
             published model, of `list_presets(family)`; None for the published model that the weights fit.
         task: which model of a family that has several: "image-classification" (the default) or "backbone".
+        share_memory: the model takes the tensors of `state_dict` where it can, instead of copies: a large one then fits
+            in half the memory, and what changes the one changes the other.
 
     Returns:
         The model, in evaluation mode, float32; a classifier of as many classes as ImageNet has their names.
@@ -79,10 +83,14 @@ def from_official(
     renamed = _renamed(converter, state_dict, config, task)
     if hasattr(converter, "complete"):
         renamed = converter.complete(renamed, config)
-    model = converter.MODELS[task](config)
+    with torch.device("meta") if share_memory else nullcontext():
+        model = converter.MODELS[task](config)
     if problems := list(differences(model, renamed)):
         raise ValueError(f"from_official({family!r}): the checkpoint does not fit: {_shortened(problems)}")
-    model.load_state_dict(renamed)
+    if share_memory:
+        model = type(model).from_pretrained(None, config=config, state_dict=renamed, dtype=torch.float32)
+    else:
+        model.load_state_dict(renamed)
     if family in ENCODERS:
         name_labels(model.config)
     if hasattr(converter, "finish"):
