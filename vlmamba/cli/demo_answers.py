@@ -4,7 +4,7 @@
 import asyncio
 import io
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,12 +54,13 @@ class Answers:
         loop = asyncio.get_running_loop()
         left = threading.Event()
 
+        def compute() -> "Answer":
+            return self.session.answer(messages(history), self.max_new_tokens, write, left.is_set)
+
         def write(piece: str) -> None:
-            if left.is_set():
-                raise _Left
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        answer = loop.run_in_executor(self.thread, self._answer, history, write)
+        answer = loop.run_in_executor(self.thread, compute)
         answer.add_done_callback(lambda _: pieces.put_nowait(None))
         text = ""
         try:
@@ -72,13 +73,6 @@ class Answers:
         finally:
             left.set()
             answer.cancel()
-
-    def _answer(self, history: list[dict], write: Callable[[str], None]) -> "Answer":
-        return self.session.answer(messages(history), self.max_new_tokens, write)
-
-
-class _Left(Exception):
-    """Nobody waits for the rest of an answer."""
 
 
 def messages(history: list[dict]) -> list[dict]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmamba.cli.errors import CommandError
-from vlmamba.cli.options import Device, Dtype, MaxNewTokens, Model
+from vlmamba.cli.options import Device, Dtype, MaxContext, MaxNewTokens, Model, Tiles
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -51,6 +51,8 @@ def serve_demo(
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_new_tokens: MaxNewTokens = 64,
+    tiles: Tiles = None,
+    max_context: MaxContext = None,
 ) -> None:
     """Serve until Ctrl-C; see `HELP`."""
     if not find_spec("gradio"):
@@ -58,7 +60,7 @@ def serve_demo(
     with _listen(host, port) as listener, TemporaryDirectory(prefix="vlmamba-demo-") as uploads:
         from vlmamba.cli.session import Session
 
-        session = Session.load(model, device, dtype)
+        session = Session.load(model, device, dtype, tiles, max_context)
 
         from vlmamba.cli.demo_page import page
 
@@ -82,9 +84,9 @@ def _serve(app: "FastAPI", listener: socket.socket) -> None:
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=PATIENCE)
     # a polite request to end is as good as Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    typer.echo(f"The page is ready at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
     try:
+        typer.echo(f"The page is ready at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
         uvicorn.Server(config).run([listener])
+    # uvicorn has ended already, and hands the signal on
     except KeyboardInterrupt:
-        # uvicorn has ended already and hands the signal on
         return

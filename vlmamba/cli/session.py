@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import TextStreamer
+from transformers import StoppingCriteria, TextStreamer
 from transformers.utils import logging
 
 from vlmamba.cli.devices import find_backend, find_device, find_dtype
@@ -111,7 +111,11 @@ class Session:
             return cls(model.to(place).eval(), processor, folder, max_context)
 
     def answer(
-        self, messages: list[dict], max_new_tokens: int = 64, write: Callable[[str], None] | None = None
+        self,
+        messages: list[dict],
+        max_new_tokens: int = 64,
+        write: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Answer:
         """Answer the last of some chat messages, greedily.
 
@@ -120,11 +124,12 @@ class Session:
                 `{"type": "text", "text": text}` as content.
             max_new_tokens: longest answer.
             write: is given the answer piece by piece.
+            stop: is asked after each token whether that was the last.
 
         Raises:
             CommandError: the prompt has more than `max_context` tokens.
         """
-        return self.generate(self.inputs(*self.prompt(messages)), None, max_new_tokens, write)
+        return self.generate(self.inputs(*self.prompt(messages)), None, max_new_tokens, write, stop)
 
     def prompt(self, messages: list[dict]) -> tuple[str, list]:
         """The text that asks for the next answer, and its images."""
@@ -156,6 +161,7 @@ class Session:
         prefix: PrefixState | None,
         max_new_tokens: int,
         write: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Answer:
         """The answer to inputs that follow `prefix`; see `answer`."""
         tokenizer = self.processor.tokenizer
@@ -170,6 +176,7 @@ class Session:
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
                 streamer=AnswerStreamer(tokenizer, write) if write else None,
+                stopping_criteria=[_Stop(stop)] if stop else None,
             )[0, inputs["input_ids"].shape[1] :].tolist()
         seconds = time.perf_counter() - start
         text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
@@ -211,6 +218,16 @@ class AnswerStreamer(TextStreamer):
         if words:
             self.started = True
             self.write(words)
+
+
+class _Stop(StoppingCriteria):
+    """Ends an answer that nobody waits for."""
+
+    def __init__(self, stop: Callable[[], bool]):
+        self.stop = stop
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.stop(), dtype=torch.bool, device=input_ids.device)
 
 
 @contextmanager
