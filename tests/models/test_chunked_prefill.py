@@ -145,6 +145,13 @@ def test_only_the_last_logits_are_computed(model, processor, monkeypatch):
     assert set(seen) == {1}
 
 
+def test_a_static_cache_takes_pieces(model, processor):
+    inputs = inputs_of(processor, *PROMPTS)
+    for size in (None, 3):
+        out = generate(model, inputs, cache_implementation="static", prefill_chunk_size=size)
+        assert torch.equal(out, generate(model, inputs))
+
+
 @pytest.mark.parametrize("size", [0, -1, 1.5, "many", True])
 def test_a_size_that_is_none_is_refused(model, processor, size):
     with pytest.raises(ValueError, match=r"prefill_chunk_size is .*, expected a positive integer"):

@@ -82,12 +82,13 @@ class StatefulGenerationMixin(GenerationMixin):
             inputs: what else the model reads with a prompt, such as `pixel_values`.
 
         Raises:
-            ValueError: there are no tokens, or `prefix` or `prefill_chunk_size` does not fit.
+            ValueError: there are no tokens, or `prefix`, `prefill_chunk_size` or another input does not fit.
 
         Example:
             >>> state = model.prefix_state(**processor(images=image, text=beginning, return_tensors="pt"))
             >>> out = model.generate(**processor(text=rest, return_tensors="pt"), prefix=state)
         """
+        self._validate_model_kwargs(dict(inputs))
         if attention_mask is None:
             attention_mask = self._infer_mask(input_ids, None, {})
         cache, before = None, input_ids[:, :0]
@@ -173,6 +174,10 @@ class StatefulGenerationMixin(GenerationMixin):
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         return input_ids, model_kwargs | kept
+
+    def _get_static_cache_init_shape(self) -> None:
+        """A static cache of states takes its shapes from the first states; there are no heads to make it with."""
+        return None
 
     def _prefill(
         self,
