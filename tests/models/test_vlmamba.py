@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from accelerate import cpu_offload, disk_offload
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, SiglipVisionConfig
 
 from tests.models.tiny import LANGUAGE_MODELS, tiny_config, tiny_model, tiny_processor, tiny_text_config
@@ -191,6 +192,24 @@ def test_weights_can_stay_on_disk(tmp_path):
     whole = VLMambaForConditionalGeneration.from_pretrained(tmp_path / "model")
     pixels = PIXELS.float()
     torch.testing.assert_close(offloaded(IDS, pixels).logits, whole(IDS, pixels).logits)
+
+
+@pytest.mark.parametrize("offload", [cpu_offload, disk_offload], ids=["cpu", "disk"])
+def test_all_weights_can_wait_elsewhere(offload, tmp_path):
+    model = tiny_model().float()
+    inputs = {"input_ids": IDS, "pixel_values": PIXELS.float()}
+    expected = model.generate(**inputs, max_new_tokens=5)
+    folder = {"offload_dir": str(tmp_path)} if offload is disk_offload else {}
+    offload(model, execution_device=torch.device("cpu"), **folder)
+    assert all(p.is_meta for p in model.parameters())
+    assert torch.equal(model.generate(**inputs, max_new_tokens=5), expected)
+
+
+def test_hidden_states_and_tuples_are_given_as_the_config_says():
+    model = tiny_model(output_hidden_states=True)
+    assert len(model(IDS, PIXELS).hidden_states) == 4
+    model.config.return_dict = False
+    assert isinstance(model(IDS, PIXELS), tuple)
 
 
 def test_embeddings_take_the_place_of_ids():

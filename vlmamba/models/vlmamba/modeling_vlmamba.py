@@ -123,8 +123,8 @@ class VLMambaModel(VLMambaPreTrainedModel):
         tower, layer = self.vision_tower, self.config.vision_feature_layer
         features, states = features_and_states(tower, pixel_values.to(tower.dtype), layer, output_hidden_states)
         grid = patch_grid(tower.config, *pixel_values.shape[-2:])
-        embeddings = self.get_input_embeddings().weight
-        projected = self.multi_modal_projector(features.to(embeddings.device, embeddings.dtype), grid)
+        # weights that wait elsewhere are on the device meta until accelerate's hooks bring them to the features
+        projected = self.multi_modal_projector(features.to(self.get_input_embeddings().weight.dtype), grid)
         return features, states, projected
 
     @staticmethod
@@ -240,6 +240,8 @@ class VLMambaModel(VLMambaPreTrainedModel):
             )
         elif rationale_input_ids is not None:
             raise ValueError("rationale_input_ids is given, but the model has no rationale_config")
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states or None  # else as the language model's config says
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
