@@ -9,6 +9,9 @@ _SEVERAL = "several encoders: their inner states have no common length, so none 
 _ONCE = "takes 5 s and shows the same for every family: it runs for Vim and for the VLM with Mamba"
 _ATTENTION = 'there is no attention; a tower that has some takes attn_implementation={"vision_config": ...}'
 
+_TRAINED = "takes 6 s of 300 steps: VLMambaTest and the language models' tests take them"
+
+_LONG = {"test_bc_torch_dtype": _ONCE, "test_training_overfit": _TRAINED}
 _ENCODERS_ONCE = ("EfficientVMamba", "LocalVim", "LocalVMamba", "MambaND", "MambaR", "MambaVision", "MSVMamba")
 
 SKIPS: dict[str, dict[str, str]] = {
@@ -18,9 +21,9 @@ SKIPS: dict[str, dict[str, str]] = {
         "test_bc_cache_name_forward": _BOTH_NAMES,
         "test_can_set_attention_dynamically_composite_model": _ATTENTION,
     },
-    "VLMambaOfMamba2Test": {"test_bc_torch_dtype": _ONCE},
-    "VLMambaOfFalconMambaTest": {"test_bc_torch_dtype": _ONCE},
-    "VLMambaOfFusedTowerTest": {"test_bc_torch_dtype": _ONCE, "test_get_image_features_hidden_states": _SEVERAL},
+    "VLMambaOfMamba2Test": _LONG,
+    "VLMambaOfFalconMambaTest": _LONG,
+    "VLMambaOfFusedTowerTest": {**_LONG, "test_get_image_features_hidden_states": _SEVERAL},
     "LanguageModelTests": {
         "test_generation_tester_mixin_inheritance": _GENERATION,
         "test_bc_cache_name_forward": _BOTH_NAMES,
