@@ -18,7 +18,7 @@ from vlmamba.models.vision_features import feature_width, features_and_states, p
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
 from vlmamba.models.vlmamba.outputs import VLMambaCausalLMOutput, VLMambaModelOutput
 from vlmamba.models.vlmamba.prompt_images import PromptImages
-from vlmamba.models.vlmamba.rationale import RationaleTraversal
+from vlmamba.models.vlmamba.rationale import RationaleTraversal, UnsaidTorMixin
 from vlmamba.models.vlmamba.stages import StagedTrainingMixin, rest_if_frozen
 from vlmamba.ops.numerics import widened
 
@@ -259,7 +259,7 @@ class VLMambaModel(VLMambaPreTrainedModel):
         )
 
 
-class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, StatefulGenerationMixin):
+class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, UnsaidTorMixin, StatefulGenerationMixin):
     """Answers questions about images.
 
     Example:
@@ -276,8 +276,6 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, StatefulGeneration
         self.model = VLMambaModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
-        if config.rationale_config is not None and config.tor_token_id < config.text_config.vocab_size:
-            self.generation_config.suppress_tokens = [config.tor_token_id]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()

@@ -3,7 +3,7 @@
 
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, GenerationConfig
 from transformers.cache_utils import Cache
 
 from vlmamba.layers.connectors import MLPConnector
@@ -29,8 +29,8 @@ class RationaleTraversal(nn.Module):
     tokens follow the question instead of leading the prompt, so that one sequence serves both models and nothing of an
     answer can be seen (give `rationale_input_ids` for the official order, in which the small model reads the question
     first and its `<tor>` tokens last); the small model sees images through the connector and an MLP instead of an MLP
-    of its own on the encoder's features; padding does not act on it. The paper's code has no training: what its steps
-    train is as its figure 3 says, the loss of the first as understood from there.
+    of its own on the encoder's features; padding does not act on it. The published code does not train: which parts
+    learn in which step is the paper's, the sequences and the loss of the first are as understood from it.
 
     Args:
         config: with `rationale_config` and `tor_token_id`.
@@ -129,8 +129,21 @@ class RationaleTraversal(nn.Module):
             )
 
 
+class UnsaidTorMixin:
+    """Generation that never says `<tor>`: a word of the prompt, whose place in an answer would mean nothing."""
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: object
+    ) -> tuple[GenerationConfig, dict]:
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        token = self.config.tor_token_id
+        if self.config.rationale_config is not None and token < self.config.text_config.vocab_size:
+            generation_config.suppress_tokens = [*(generation_config.suppress_tokens or []), token]
+        return generation_config, model_kwargs
+
+
 def spread_tor(rationale: str, count: int = NUM_TOR_TOKENS) -> str:
-    """A rationale with `<tor>` before every so manieth word from the first on, and one behind the last.
+    """A rationale with `<tor>` before the first word and, at equal distances, before others, and one behind the last.
 
     As the official `insert_tor` (whose lost blank before the last word is not copied). Meteor leaves examples out whose
     rationale is too short.
