@@ -115,7 +115,3 @@ def test_requests_at_one_time_wait_for_each_other(client, local):
     with ThreadPoolExecutor(4) as pool:
         given = list(pool.map(lambda name: ask(client, CHATS[name]).choices[0].message.content, [*CHATS] * 2))
     assert given == [answer(local, chat)[0] for chat in CHATS.values()] * 2
-
-
-def test_the_server_lists_its_model(client):
-    assert [model.id for model in client.models.list()] == [str(bundled_model())]
