@@ -216,6 +216,18 @@ def test_a_state_of_another_model_is_refused(model, processor):
         generate(tiny_model(text_config=tiny_text_config("mamba2")), inputs, prefix=state)
 
 
+def test_quantized_weights(model, processor):
+    torchao = pytest.importorskip("torchao.quantization")
+    quantized = tiny_model().float()
+    torchao.quantize_(quantized, torchao.Int8WeightOnlyConfig())
+    inputs = {k: v.float() if v.is_floating_point() else v for k, v in processed(processor, QUESTIONS, []).items()}
+    beginning = processed(processor, [BEGINNING], [picture(1)])
+    state = quantized.prefix_state(beginning["input_ids"], pixel_values=beginning["pixel_values"].float())
+    assert generate(quantized, inputs, prefix=state).shape == (3, NEW)
+    with pytest.raises(ValueError, match="other weights"):
+        generate(model, inputs, prefix=state)
+
+
 def test_what_does_not_fit_is_named(model, processor):
     state, inputs = state_of(model, processor), processed(processor, QUESTIONS, [])
     with pytest.raises(ValueError, match="prefix has type str, expected a PrefixState"):
