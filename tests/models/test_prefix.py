@@ -219,7 +219,8 @@ def test_a_state_of_another_model_is_refused(model, processor):
 def test_quantized_weights(model, processor):
     torchao = pytest.importorskip("torchao.quantization")
     quantized = tiny_model().float()
-    torchao.quantize_(quantized, torchao.Int8WeightOnlyConfig())
+    # its int8 takes no layer with one input, as the tiny time steps have
+    torchao.quantize_(quantized, torchao.Int8WeightOnlyConfig(), lambda module, name: name.endswith("in_proj"))
     inputs = {k: v.float() if v.is_floating_point() else v for k, v in processed(processor, QUESTIONS, []).items()}
     beginning = processed(processor, [BEGINNING], [picture(1)])
     state = quantized.prefix_state(beginning["input_ids"], pixel_values=beginning["pixel_values"].float())
