@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traversal of rationale: what comes through at the <tor> tokens, in training and in use."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -9,6 +11,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from tests.close import assert_close
 from tests.models.tiny import LANGUAGE_MODELS, SPECIAL, WORDS, tiny_model, tiny_text_config, tiny_tokenizer
 from vlmamba import VLMambaImageProcessor, VLMambaProcessor
+from vlmamba.cli.dialogue import Dialogue, Pictures
+from vlmamba.cli.messages import user_message
+from vlmamba.cli.session import Session
 from vlmamba.data import ChatCollator, RationaleCollator
 from vlmamba.models.modeling_utils import CACHE
 from vlmamba.models.vlmamba.rationale import spread_tor
@@ -238,3 +243,17 @@ def test_states_take_tokens_of_a_later_turn_with_what_they_stand_for(model, proc
     warm = model(head, use_cache=True)[CACHE]
     out = model(tail, rationale_input_ids=inputs["input_ids"], **{CACHE: warm})
     assert_close("logits", out.logits, whole[:, 3:])
+
+
+def test_conversations_read_the_whole_prompt_again(model, processor):
+    session = Session(model, processor, Path())
+    dialogue, said = Dialogue(session), []
+    for chat in CHATS[:2]:
+        part = chat[0]["content"]
+        text = part if isinstance(part, str) else part[-1]["text"]
+        turn = user_message(text, [picture(0)] if not said else [])
+        first = session.answer([*said, turn], NEW)
+        assert dialogue.answer(turn, NEW).ids == first.ids
+        said = list(dialogue.messages)
+    pictures = Pictures(session, [picture(0)])
+    assert pictures.answer("what is this ?", NEW).ids == session.answer(said[:1], NEW).ids

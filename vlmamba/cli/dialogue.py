@@ -34,7 +34,7 @@ class Dialogue:
         messages = [*self.messages, turn]
         text, images = self.session.prompt(messages)
         state, new = None, text
-        if self._state is not None and text.startswith(self._text):
+        if self._state is not None and self.session.reads_on and text.startswith(self._text):
             state, new = self._state, text[len(self._text) :]
             images = self.session.prompt([turn])[1]
         inputs = self.session.inputs(new, images, state)
@@ -84,7 +84,7 @@ class Pictures:
 
     def _cut(self, beginning: str, rest: str) -> bool:
         """Whether the tokens are the same when the prompt is cut there."""
-        if not beginning or not rest:
+        if not beginning or not rest or not self.session.reads_on:
             return False
         try:
             check_split(self.session.processor.tokenizer, beginning, rest, add_special_tokens=False)

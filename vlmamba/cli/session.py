@@ -183,6 +183,11 @@ class Session:
         return Answer(text, len(tokens), seconds, tuple(tokens))
 
     @property
+    def reads_on(self) -> bool:
+        """Whether a state is enough to go on from: a rationale traversal reads the whole prompt."""
+        return self.model.config.rationale_config is None
+
+    @property
     def unsaid(self) -> set[int]:
         """Tokens of an answer that are no part of what was said: its end, and placeholders of images."""
         return {self.processor.tokenizer.eos_token_id, self.processor.image_token_id}
