@@ -222,8 +222,9 @@ def test_what_does_not_fit_is_named(model, processor):
     warm = model(torch.tensor([[5, 7]]), use_cache=True)[CACHE]
     with pytest.raises(ValueError, match="the new tokens have 3 <tor>, whose features depend on all before them"):
         model(inputs["input_ids"], **{CACHE: warm})
-    with pytest.raises(ValueError, match="without cache, prefix or prefill_chunk_size"):
-        model.generate(**inputs, prefill_chunk_size=4, max_new_tokens=2)
+    for size in (1, 4):
+        with pytest.raises(ValueError, match="without cache, prefix or prefill_chunk_size"):
+            model.generate(**inputs, prefill_chunk_size=size, max_new_tokens=2)
     with pytest.raises(Exception, match="tor_token_id is None, expected the id of <tor>"):
         tiny_model(rationale_config=tiny_text_config())
     with pytest.raises(Exception, match="tor_token_id is 22, expected one of rationale_config's 22 tokens"):

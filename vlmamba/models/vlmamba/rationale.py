@@ -98,8 +98,8 @@ class RationaleTraversal(nn.Module):
         """
         if own_ids is not None and input_ids is None:
             raise ValueError("rationale_input_ids is given, but there are no input_ids")
-        # a generated token is a word like others; of embeddings nobody knows which are <tor>
-        if input_ids is None or (own_ids is None and input_ids.shape[1] == 1):
+        # of embeddings nobody knows which are <tor>; a compiled step of generation never has one
+        if input_ids is None or (own_ids is None and input_ids.shape[1] == 1 and torch.compiler.is_compiling()):
             return inputs_embeds, None
         places = input_ids == self.tor_token_id
         if not torch.compiler.is_compiling():
