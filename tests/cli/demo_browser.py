@@ -42,7 +42,7 @@ def served(*options: object) -> Iterator[str]:
             process.send_signal(signal.SIGINT)
             code = process.wait(60)
         errors.seek(0)
-        complaints = [line for line in errors if "Error" in line or "Traceback" in line]
+        complaints = [line for line in errors if line.startswith("Error:")]
         end = (code, process.stdout.read(), complaints, list(Path(folder).glob("vlmamba-demo-*")))
         assert end == (0, "", [], []), end
 

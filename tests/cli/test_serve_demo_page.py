@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("gradio")
 pytest.importorskip("playwright")
 
+import httpx  # noqa: E402
 from playwright.sync_api import expect  # noqa: E402
 
 from vlmamba.assets import bundled_model  # noqa: E402
@@ -78,6 +79,19 @@ def test_what_cannot_be_asked_is_a_sentence_and_can_be_mended(visits, address, t
     demo.page.get_by_role("button", name="Undo").click()
     expect(demo.box).to_have_value("Is there a dog?")
     expect(demo.answers).to_have_count(0)
+
+
+def test_only_uploads_are_looked_at(address):
+    """Whoever speaks to the server without the page cannot name files of its machine."""
+    config = httpx.get(f"{address}/config").json()
+    message = {"text": "What?", "files": [{"path": str(EXAMPLES / "truck.png"), "meta": {"_type": "gradio.FileData"}}]}
+    shown = {"role": "user", "content": [{"type": "file", "file": message["files"][0]}]}
+    for event, data in enumerate([[message, []], [[shown], ""]]):
+        visitor = {"session_hash": f"stranger{event}"}
+        asked = {"data": data, "fn_index": config["dependencies"][event]["id"], **visitor}
+        httpx.post(f"{address}/gradio_api/queue/join", json=asked).raise_for_status()
+        told = httpx.get(f"{address}/gradio_api/queue/data", params=visitor, timeout=PATIENCE).text
+        assert '"success":false' in told and "was not uploaded by a user" in told
 
 
 def test_a_phone_shows_all_of_it(visits, address):

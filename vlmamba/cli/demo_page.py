@@ -102,11 +102,15 @@ def _blocks(session: "Session", answers: Answers) -> gradio.Blocks:
         # no drawings over the conversation, and no entries in a description of the server
         options = {"show_progress": "hidden", "api_visibility": "private"}
         asked = box.submit(_ask, [box, chat], [box, chat, problem], **options)
+        # a mended question may come before the page is done with the one before
+        options["trigger_mode"] = "multiple"
         shown = options | {"show_progress": "minimal"}
         answered = asked.then(answer, [chat, problem], [chat, problem], concurrency_limit=1, **shown)
         answered.then(_ready, None, box, **options)
         box.stop(None, None, None, cancels=[answered], **options)
         chat.undo(_undo, chat, [box, chat, problem], **options)
+    # before that, gradio would take any file of this machine for an upload
+    blocks.has_launched = True
     return blocks.queue(max_size=MOST_WAITING)
 
 
