@@ -119,6 +119,7 @@ def draw(path: str) -> None:
     """A conversation, as a picture."""
     with browser() as visits, served() as address:
         demo = visits.open(address)
+        demo.page.set_viewport_size({"width": 760, "height": 900})
         demo.ask("What is to the left of the castle?", EXAMPLES / "castle.png")
         demo.answer(1)
         demo.ask("Is there a castle in the picture?")

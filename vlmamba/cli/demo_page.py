@@ -31,7 +31,7 @@ CSS = """
 .problem { color: #b91c1c; overflow-wrap: anywhere; }
 .dark .problem { color: #fca5a5; }
 /* it would send the picture to a stranger */
-button[aria-label="Share"] { display: none; }
+.icon-button-wrapper:has([aria-label="Share"]) { display: none; }
 """
 # gradio's box has a name only as long as it shows a placeholder
 NAME_THE_BOX = "() => document.querySelector('textarea').setAttribute('aria-label', 'Question')"
