@@ -21,6 +21,6 @@ def test_the_snippets_run_and_print_what_they_show(monkeypatch, tmp_path):
     names: dict = {}
     for code, shown in snippets:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(compile(code.replace("runs/emoji-int8", str(tmp_path)), "docs/calling.md", "exec"), names)
+            exec(compile(code.replace("runs/", f"{tmp_path}/"), "docs/calling.md", "exec"), names)
         if shown:
             assert [line.strip() for line in printed.getvalue().splitlines()] == shown.splitlines()
