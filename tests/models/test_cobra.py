@@ -199,5 +199,5 @@ def test_a_pooled_image_takes_as_many_placeholders_as_the_pool_has_cells():
     assert model(input_ids=ids, pixel_values=pixels).image_hidden_states.shape == (9, 24)
     larger = torch.randn(1, 3, 32, 24, dtype=torch.float64)
     assert model(input_ids=ids, pixel_values=larger).image_hidden_states.shape == (9, 24)
-    with pytest.raises(ValueError, match=r"8 image placeholder tokens, but the images give 9 features \(9 per image\)"):
+    with pytest.raises(ValueError, match=r"8 image placeholder tokens, but the images give 9 features \(9 per view\)"):
         model(input_ids=ids[:, 2:], pixel_values=pixels)
