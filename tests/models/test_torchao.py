@@ -9,7 +9,7 @@ pytest.importorskip("torchao")
 from torchao.quantization import Int8WeightOnlyConfig, quantize_  # noqa: E402
 from transformers import AutoModelForImageTextToText, TorchAoConfig  # noqa: E402
 
-from eval.weights import megabytes  # noqa: E402
+from eval.weights import WEIGHTS, megabytes  # noqa: E402
 from tests.close import assert_close  # noqa: E402
 from tests.models.tiny import LANGUAGE_MODELS, tiny_model, tiny_text_config  # noqa: E402
 from vlmamba import quantize  # noqa: E402
@@ -89,3 +89,10 @@ def test_our_own_int8_weights_leave_those_of_torchao_alone():
     quantize_(model, Int8WeightOnlyConfig())
     before = logits(model)
     assert torch.equal(logits(quantize(model)), before)
+
+
+def test_what_is_measured_weighs_what_it_should(tmp_path):
+    model_of().save_pretrained(tmp_path)
+    sizes = {name: megabytes(load(tmp_path)) for name, load in WEIGHTS.items()}
+    assert sizes["float32"] == 4 * model_of().num_parameters() / 1e6
+    assert sizes["int8 (torchao)"] < sizes["bfloat16"] < sizes["int8 (vlmamba.quantize)"] < sizes["float32"]
