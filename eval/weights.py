@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def main() -> None:
         counts = {column: len(found) for column, found in rows.items()}
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         where = environment() | {"command": " ".join(["python -m eval.weights", *sys.argv[1:]])}
+        where["versions"]["torchao"] = metadata.version("torchao")
         found = {"environment": where, "questions": counts, "weights": results}
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
 
