@@ -10,7 +10,7 @@ from transformers import Mamba2Config, MambaConfig, TextStreamer
 
 from tests.models.prompts import NEW, generate, picture, processed
 from tests.models.tiny import LANGUAGE_MODELS, tiny_model, tiny_processor, tiny_text_config
-from vlmamba import Mamba2ForCausalLM, MambaForCausalLM, PrefixState
+from vlmamba import Mamba2ForCausalLM, MambaForCausalLM, PrefixState, VLMambaForConditionalGeneration
 from vlmamba.models.modeling_utils import CACHE
 
 BEGINNING = "<|user|><image>"
@@ -214,6 +214,22 @@ def test_a_state_of_another_model_is_refused(model, processor):
         generate(shallow, inputs, prefix=state)
     with pytest.raises(ValueError, match="other weights"):
         generate(tiny_model(text_config=tiny_text_config("mamba2")), inputs, prefix=state)
+
+
+def test_weights_on_disk(processor, tmp_path):
+    tiny_model().float().save_pretrained(tmp_path / "model")
+    model = VLMambaForConditionalGeneration.from_pretrained(
+        tmp_path / "model", device_map={"": "disk"}, offload_folder=tmp_path / "off"
+    )
+    beginning = processed(processor, [BEGINNING], [picture(1)])
+    state = model.prefix_state(beginning["input_ids"], pixel_values=beginning["pixel_values"].float())
+    rest = processed(processor, QUESTIONS, [])
+    whole = VLMambaForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
+    expected = whole.prefix_state(beginning["input_ids"], pixel_values=beginning["pixel_values"].float())
+    options = {"max_new_tokens": 3, "do_sample": False}
+    assert torch.equal(
+        model.generate(**rest, prefix=state, **options), whole.generate(**rest, prefix=expected, **options)
+    )
 
 
 def test_quantized_weights(model, processor):

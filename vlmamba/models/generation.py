@@ -93,19 +93,22 @@ class StatefulGenerationMixin(GenerationMixin):
             attention_mask = self._infer_mask(input_ids, None, {})
         cache, before = None, input_ids[:, :0]
         if prefix is not None:
-            prefix = self._fitting(prefix, input_ids.shape[0])
+            prefix = self._fitting(prefix, input_ids)
             cache, before = prefix.cache(self.config.get_text_config()), prefix.input_ids
         options = {CACHE: cache, "use_cache": True, "logits_to_keep": 1, **inputs}
         outputs = self._read(input_ids, None, attention_mask, prefill_chunk_size, options)
         ids = torch.cat([before.to(input_ids.device), input_ids], dim=1)
         return PrefixState.of(outputs[CACHE], ids, fingerprint_of(self))
 
-    def _fitting(self, prefix: PrefixState, rows: int) -> PrefixState:
-        """A prefix for so many rows of this model."""
+    def _fitting(self, prefix: PrefixState, inputs: torch.Tensor) -> PrefixState:
+        """A prefix for the rows of `inputs`, where this model reads them."""
         if not isinstance(prefix, PrefixState):
             raise ValueError(f"prefix has type {type(prefix).__name__}, expected a PrefixState of model.prefix_state")
         prefix.check(self)
-        return prefix.for_rows(rows).to(self.get_input_embeddings().weight)
+        weight = self.get_input_embeddings().weight
+        # weights that wait elsewhere are on the device meta
+        place = inputs.device if weight.device.type == "meta" else weight.device
+        return prefix.for_rows(inputs.shape[0]).to(place, weight.dtype)
 
     def _behind(
         self,
@@ -123,7 +126,7 @@ class StatefulGenerationMixin(GenerationMixin):
         new = kwargs.get("inputs_embeds") if input_ids is None else input_ids
         if new is None:
             raise ValueError("input_ids is missing, expected the tokens that follow the prefix")
-        fitting = self._fitting(prefix, new.shape[0])
+        fitting = self._fitting(prefix, new)
         kwargs[CACHE] = fitting.cache(self.config.get_text_config())
         before = fitting.input_ids.to(new.device)
         mask = before.new_ones(new.shape[:2]) if mask is None else mask

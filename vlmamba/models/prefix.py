@@ -168,6 +168,6 @@ def fingerprint_of(model: nn.Module) -> torch.Tensor:
     """float32 `[<= 64]` on the CPU: the first number of parameters all over the model, to tell it from others by."""
     # offloaded weights are not there, quantized ones have no numbers to pick
     parameters = [p for p in model.parameters() if type(p) is nn.Parameter and p.device.type != "meta" and p.numel()]
-    step = -(-len(parameters) // SAMPLED_PARAMETERS)
+    step = max(1, -(-len(parameters) // SAMPLED_PARAMETERS))
     first = [p.detach()[(0,) * p.dim()].float() for p in parameters[::step]]
-    return torch.stack([value.to(first[0].device) for value in first]).cpu()
+    return torch.stack([value.to(first[0].device) for value in first]).cpu() if first else torch.zeros(0)

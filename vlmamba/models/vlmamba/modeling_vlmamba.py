@@ -108,8 +108,8 @@ class VLMambaModel(VLMambaPreTrainedModel):
             ValueError: the pixels are not finite floating-point numbers, or of a wrong shape.
         """
         self._check_pixels(pixel_values)
-        few = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
-        groups = [pixel_values] if few else pixel_values.split(IMAGES_AT_ONCE)
+        at_once = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        groups = [pixel_values] if at_once else pixel_values.split(IMAGES_AT_ONCE)
         parts = [self._encode(group, output_hidden_states) for group in groups]
         features, states, projected = zip(*parts, strict=True)
         return BaseModelOutputWithPooling(
