@@ -8,13 +8,20 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
 
 from tests import golden
 from tests.cli.command import answered, refused, run
 from tests.models.test_cobra import encoder, parts
 from vlmamba import CobraImageProcessor, VLMambaProcessor, from_official
 from vlmamba.convert import convert_checkpoint
+from vlmamba.data import ChatCollator
 
 FIXTURE = golden.load("cobra-vlm")
 
@@ -120,3 +127,12 @@ def test_what_is_missing_costs_one_line(sources, tmp_path):
     refused(run("convert", "vim", checkpoint, out, *tokenizer), "tokenizer is given, but vim checkpoints need none")
     assert not out.exists()
     assert {"cobra-3b", "cobra-ldpnet-3b"} <= set(answered(run("convert", "cobra", "--list")).split())
+
+
+def test_answers_are_not_looked_for_by_a_token_that_the_tokenizer_lacks(folder):
+    processor = AutoProcessor.from_pretrained(folder)
+    ChatCollator(processor)
+    vocabulary = Tokenizer(models.WordLevel({"<|endoftext|>": 0, "<image>": 1}, unk_token="<|endoftext|>"))
+    processor.tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary)
+    with pytest.raises(ValueError, match=r"no token <\|assistant\|>, as Cobra's"):
+        ChatCollator(processor)

@@ -36,6 +36,11 @@ class ChatCollator:
     """
 
     def __init__(self, processor: ProcessorMixin):
+        if ASSISTANT_TOKEN not in processor.tokenizer.get_vocab():
+            raise ValueError(
+                f"processor: its tokenizer has no token {ASSISTANT_TOKEN}, as Cobra's; take the answers of its prompts "
+                "from apply_chat_template(..., return_assistant_tokens_mask=True), as trl's assistant_only_loss does"
+            )
         self.processor = processor
         self.start = processor.tokenizer.convert_tokens_to_ids(ASSISTANT_TOKEN)
         self.end = processor.tokenizer.eos_token_id
