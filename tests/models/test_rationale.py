@@ -139,6 +139,13 @@ def test_saved_and_loaded_it_is_the_same(processor, tmp_path):
     assert again.config.rationale_config.vocab_size == TOR + 1 and loaded.num_tor_tokens == COUNT
 
 
+def test_both_language_models_take_new_tokens():
+    model = model_of()
+    model.resize_token_embeddings(TOR + 3)
+    assert model.config.rationale_config.vocab_size == model.config.text_config.vocab_size == TOR + 3
+    assert torch.isfinite(model(torch.tensor([[5, 7, TOR + 2, TOR, TOR]])).logits).all()
+
+
 @pytest.mark.parametrize("options", [{}, {"suppress_tokens": [0]}, {"generation_config": GenerationConfig()}])
 def test_the_token_is_never_said(processor, options):
     model, inputs = model_of(rows=TOR + 1, tie_word_embeddings=False), inputs_of(processor, CHATS[1:2])

@@ -54,12 +54,12 @@ class CobraImageProcessor(VLMambaImageProcessor):
     """
 
     valid_kwargs = CobraImageProcessorKwargs
-    image_mean = (*IMAGENET_DEFAULT_MEAN, *IMAGENET_STANDARD_MEAN)
-    image_std = (*IMAGENET_DEFAULT_STD, *IMAGENET_STANDARD_STD)
+    image_mean = [*IMAGENET_DEFAULT_MEAN, *IMAGENET_STANDARD_MEAN]
+    image_std = [*IMAGENET_DEFAULT_STD, *IMAGENET_STANDARD_STD]
     size = {"height": 384, "width": 384}
     do_pad = False
     resize_strategy = "resize-naive"
-    crop_pct = (1.0, 1.0)
+    crop_pct = [1.0, 1.0]
 
     def __init__(self, **kwargs: Unpack[CobraImageProcessorKwargs]):
         super().__init__(**kwargs)

@@ -18,7 +18,7 @@ from vlmamba.models.vision_features import feature_width, features_and_states, p
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
 from vlmamba.models.vlmamba.outputs import VLMambaCausalLMOutput, VLMambaModelOutput
 from vlmamba.models.vlmamba.prompt_images import PromptImages
-from vlmamba.models.vlmamba.rationale import RationaleTraversal, UnsaidTorMixin
+from vlmamba.models.vlmamba.rationale import OneVocabularyMixin, RationaleTraversal, UnsaidTorMixin
 from vlmamba.models.vlmamba.stages import StagedTrainingMixin, rest_if_frozen
 from vlmamba.ops.numerics import widened
 
@@ -49,7 +49,7 @@ class MultiModalProjector(nn.Module):
         return self.connector(features, grid)
 
 
-class VLMambaPreTrainedModel(StagedTrainingMixin, KernelPreTrainedModel):
+class VLMambaPreTrainedModel(OneVocabularyMixin, StagedTrainingMixin, KernelPreTrainedModel):
     """Initialisation and loading shared by the VLMamba models."""
 
     config: VLMambaConfig

@@ -129,6 +129,16 @@ class RationaleTraversal(nn.Module):
             )
 
 
+class OneVocabularyMixin:
+    """A model whose small language model, if there is one, keeps the vocabulary of the large one."""
+
+    def resize_token_embeddings(self, *args: object, **kwargs: object) -> nn.Module:
+        """`PreTrainedModel.resize_token_embeddings`, of both language models."""
+        if self.base_model.rationale is not None:
+            self.base_model.rationale.language_model.resize_token_embeddings(*args, **kwargs)
+        return super().resize_token_embeddings(*args, **kwargs)
+
+
 class UnsaidTorMixin:
     """Generation that never says `<tor>`: a word of the prompt, whose place in an answer would mean nothing."""
 
