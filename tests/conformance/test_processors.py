@@ -7,7 +7,7 @@ from transformers import ProcessorMixin
 
 from tests.conformance.harness import ImageProcessingTester, ImageProcessingTestMixin, ProcessorTesterMixin
 from tests.models.tiny import tiny_tokenizer
-from vlmamba import VLMambaImageProcessor, VLMambaProcessor
+from vlmamba import CobraImageProcessor, VLMambaImageProcessor, VLMambaProcessor
 
 
 class VLMambaProcessorTest(ProcessorTesterMixin, unittest.TestCase):
@@ -33,12 +33,23 @@ class VLMambaProcessorTest(ProcessorTesterMixin, unittest.TestCase):
 
 class _ImageTester(ImageProcessingTester):
     def __init__(self, parent, **kwargs):
-        super().__init__(parent, max_resolution=60, size={"height": 18, "width": 20}, do_pad=True, **kwargs)
+        super().__init__(parent, max_resolution=60, size={"height": 18, "width": 18}, **kwargs)
 
     def _get_image_processing_classes(self):
         return {"torchvision": self.parent.image_processor_class}
 
+    def expected_output_image_shape(self, images):
+        copies = len(getattr(self.parent.image_processor_class, "crop_pct", (1,)))
+        return self.num_channels * copies, 18, 18
 
-class VLMambaImageProcessorTest(ImageProcessingTestMixin, unittest.TestCase):
-    image_processor_class = VLMambaImageProcessor
+
+class ImageProcessorTests(ImageProcessingTestMixin):
     image_processor_tester_class = _ImageTester
+
+
+class VLMambaImageProcessorTest(ImageProcessorTests, unittest.TestCase):
+    image_processor_class = VLMambaImageProcessor
+
+
+class CobraImageProcessorTest(ImageProcessorTests, unittest.TestCase):
+    image_processor_class = CobraImageProcessor

@@ -22,10 +22,17 @@ class VLMambaTests(ModelTesterMixin, TrainingTesterMixin):
     family = "mamba"
     vision = VISION
 
+    def options(self, text):
+        """Arguments of the config beside its encoder and its language model `text`, and tokens that end prompts."""
+        return {}, []
+
     def setUp(self):
         text = {**tiny_text_config(self.family), "num_hidden_layers": 2, "initializer_range": 0.02}
-        config = tiny_config(text_config=text, vision_config=self.vision)
+        options, end = self.options(text)
+        config = tiny_config(text_config=text, vision_config=self.vision, **options)
         ids = tokens(text["vocab_size"], images=config.image_seq_length)
+        if end:
+            ids = torch.cat([ids, torch.tensor(end).expand(len(ids), -1)], 1)
         inputs = {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
@@ -67,3 +74,15 @@ class VLMambaOfFalconMambaTest(VLMambaTests, unittest.TestCase):
 
 class VLMambaOfFusedTowerTest(VLMambaTests, unittest.TestCase):
     vision = FUSED
+
+    def options(self, text):
+        return {"projector_config": {"projector_type": "fused_ldp", "pool_size": 1}}, []
+
+
+class VLMambaOfRationaleTest(VLMambaTests, unittest.TestCase):
+    def options(self, text):
+        tor = text["vocab_size"] - 1
+        return {"rationale_config": {**text, "hidden_size": 16, "num_hidden_layers": 1}, "tor_token_id": tor}, [
+            tor,
+            tor,
+        ]
