@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor, pipeline
+from transformers import AutoImageProcessor, AutoProcessor, CLIPImageProcessor, pipeline
 
-from tests.models.tiny import tiny_model, tiny_processor
+from tests.models.tiny import tiny_model, tiny_processor, tiny_tokenizer
 from vlmamba import CobraImageProcessor, VLMambaImageProcessor, VLMambaProcessor
 from vlmamba.models.vlmamba.tiling import ENOUGH, cut, fitted_size, tile_grid
 
@@ -183,6 +183,13 @@ def test_every_view_has_its_placeholders(processor):
     assert told["num_image_tokens"] == [28, 4] and told["num_image_patches"] == [7, 1]
     told = processor._get_num_multimodal_tokens([(32, 48)], max_patches=2)
     assert told["num_image_tokens"] == [12]
+
+
+def test_an_image_processor_without_tiles_makes_one_view():
+    images = CLIPImageProcessor(size={"height": 16, "width": 16}, crop_size={"height": 16, "width": 16})
+    processor = VLMambaProcessor(images, tiny_tokenizer(), num_image_tokens=4)
+    assert processor._get_num_multimodal_tokens([(32, 48)])["num_image_tokens"] == [4]
+    assert (read(processor, [QUESTION], [noise(32, 48)])["input_ids"] == processor.image_token_id).sum() == 4
 
 
 def test_a_call_has_the_last_word(processor):

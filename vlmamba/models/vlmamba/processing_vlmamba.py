@@ -120,7 +120,9 @@ class VLMambaProcessor(PackagedProcessor, ProcessorMixin):
 
     def _get_num_multimodal_tokens(self, image_sizes: list | None = None, **kwargs: object) -> MultiModalData:
         options = self._merge_kwargs(**kwargs)["images_kwargs"]
-        views = [self.image_processor.get_number_of_image_patches(*size, options) for size in image_sizes or []]
+        # image processors of transformers that make no tiles do not know the method
+        count = getattr(self.image_processor, "get_number_of_image_patches", lambda *given: 1)
+        views = [count(*size, options) for size in image_sizes or []]
         return MultiModalData(num_image_tokens=[self.num_image_tokens * n for n in views], num_image_patches=views)
 
 
