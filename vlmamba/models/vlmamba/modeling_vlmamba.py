@@ -189,10 +189,7 @@ class VLMambaModel(VLMambaPreTrainedModel):
         if encoded is not None:
             images, encode = list(encoded.pooler_output), list
         elif pixel_values is not None and len(pixel_values):
-            images, encode = (
-                pixel_values,
-                lambda pixels: self.get_image_features(pixels, return_dict=True).pooler_output,
-            )
+            images, encode = pixel_values, lambda some: self.get_image_features(some, return_dict=True).pooler_output
         elif found := int(places.sum()):
             raise self._mismatch(found, 0)
         else:
