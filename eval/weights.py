@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What narrower weights cost: accuracy on emoji scenes, how often the answers stay, and megabytes.
 
-    pip install torchao
+    pip install "vlmamba[int8]"
     python -m eval.weights --data runs/emoji --scenes 50 --out eval/results/weights.json
 
 The same model with its weights as float32, bfloat16, int8 by torchao (every linear layer but the head, a scale for
