@@ -71,6 +71,14 @@ def test_the_encoders_hidden_states_can_be_asked_for(vision, layer):
     torch.testing.assert_close(asked.last_hidden_state, plain.last_hidden_state)
 
 
+def test_a_layer_that_an_encoder_does_not_give_is_named():
+    encoder = {"model_type": "vim", "hidden_size": 16, "num_hidden_layers": 2, "image_size": 16, "patch_size": 8}
+    fused = {"model_type": "fused_vision", "encoders": [encoder], "feature_layers": [-1]}
+    model = tiny_model(vision_config=fused, vision_feature_layer=-2)
+    with pytest.raises(ValueError, match="the layer is -2, expected -1: the fused_vision encoder gives no others"):
+        model.get_image_features(PIXELS)
+
+
 def test_state_matrices_are_float32_in_a_new_model_of_half_precision():
     model = VLMambaForConditionalGeneration._from_config(tiny_config(), dtype=torch.bfloat16)
     kinds = {name.rpartition(".")[2]: p.dtype for name, p in model.named_parameters()}

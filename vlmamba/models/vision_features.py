@@ -73,6 +73,10 @@ def features_and_states(
         options = {"do_pooling": False} if timm_model else {}
         wanted = output_hidden_states or layer != -1
         outputs = encoder(pixel_values, output_hidden_states=wanted, return_dict=True, **options)
+        if layer != -1 and outputs.hidden_states is None:
+            raise ValueError(
+                f"the layer is {layer}, expected -1: the {encoder.config.model_type} encoder gives no others"
+            )
         features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
         states = outputs.hidden_states if output_hidden_states else None
         features = _tokens(features) if timm_model else features
