@@ -80,12 +80,15 @@ def features_and_states(
         features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
         states = outputs.hidden_states if output_hidden_states else None
         features = _tokens(features) if timm_model else features
+    expected, width = grid[0] * grid[1], feature_width(encoder.config)
+    if features.dim() != 3 or features.shape[1] < expected or features.shape[2] != width:
+        kind, shape = encoder.config.model_type, tuple(features.shape)
+        raise ValueError(
+            f"layer {layer} of the {kind} encoder gives {shape} features, expected [images, {expected} or more, "
+            f"{width}]"
+        )
     if hasattr(encoder, "patch_tokens"):
         return encoder.patch_tokens(features, grid), states
-    expected = grid[0] * grid[1]
-    if features.dim() != 3 or features.shape[1] < expected:
-        kind, shape = encoder.config.model_type, tuple(features.shape)
-        raise ValueError(f"the {kind} encoder gives {shape} features, expected [images, {expected} or more, width]")
     return features[:, features.shape[1] - expected :], states
 
 
