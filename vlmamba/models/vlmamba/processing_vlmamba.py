@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text and images in, model inputs out."""
 
+from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.tokenization_utils_base import BatchEncoding
 
@@ -49,7 +50,9 @@ class VLMambaProcessor(PackagedProcessor, ProcessorMixin):
         chat_template = chat_template or (RATIONALE_CHAT_TEMPLATE if num_tor_tokens else CHAT_TEMPLATE)
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
-    def __call__(self, images=None, text=None, **kwargs: object) -> BatchEncoding:
+    def __call__(
+        self, images: ImageInput | None = None, text: str | list[str] | None = None, **kwargs: object
+    ) -> BatchEncoding:
         """Process images and text; see `transformers.ProcessorMixin.__call__`.
 
         Raises:
