@@ -12,7 +12,7 @@ from vlmamba.models.vlmamba.rationale import TOR_TOKEN, spread_tor
 
 
 class RationaleCollator(ChatCollator):
-    """Collates chat examples for the first training step of Meteor (arXiv:2405.15574).
+    """Collates chat examples for a first training step as Meteor's (arXiv:2405.15574) is described.
 
     The small model of the traversal reads the question and, with the `<tor>` tokens spread in it, the rationale. The
     language model, which `model.set_stage("rationale")` freezes, reads the question and what comes through at the

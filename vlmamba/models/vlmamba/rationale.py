@@ -18,7 +18,7 @@ NUM_TOR_TOKENS = 10
 class RationaleTraversal(nn.Module):
     """A small language model reads image and question; of it only its hidden states at `<tor>` tokens go on.
 
-    They are projected and take the places of the language model's own `<tor>` tokens, the k-th the k-th's. In its first
+    They are projected and take the places of the language model's own `<tor>` tokens, the k-th the k-th's. In a first
     training step the small model also reads the reasons for the answer (the rationale), among which the `<tor>` tokens
     are spread, and the frozen language model must say them from what comes through: `spread_tor` and
     `vlmamba.data.RationaleCollator` make such examples, `set_stage("rationale")` says what learns, and the loss is the
@@ -29,8 +29,9 @@ class RationaleTraversal(nn.Module):
     tokens follow the question instead of leading the prompt, so that one sequence serves both models and nothing of an
     answer can be seen (give `rationale_input_ids` for the official order, in which the small model reads the question
     first and its `<tor>` tokens last); the small model sees images through the connector and an MLP instead of an MLP
-    of its own on the encoder's features; padding does not act on it. The published code does not train: which parts
-    learn in which step is the paper's, the sequences and the loss of the first are as understood from it.
+    of its own on the encoder's features; padding does not act on it. The published code answers and does not train: the
+    two steps, which parts learn in them, the sequences and the loss follow descriptions of the method, not code, and
+    may differ from what its authors did.
 
     Args:
         config: with `rationale_config` and `tor_token_id`.

@@ -19,7 +19,8 @@ class StagedTrainingMixin:
 
         - "align": the connector alone (VL-Mamba, arXiv:2403.13600, section 3.3, first stage; LLaVA's pre-training).
         - "finetune": connector and language model (its second stage, and all of Cobra's training, arXiv:2403.14520).
-        - "rationale": connector and rationale traversal (Meteor, arXiv:2405.15574, first step; then "finetune").
+        - "rationale": connector and rationale traversal (before "finetune"; as Meteor, arXiv:2405.15574, is described,
+          whose training code is not published).
 
         The encoder learns in none of them, and an encoder that does not learn stays in evaluation mode when the model
         is put into training mode: neither dropout nor drop path acts in it, nor do batch norms count. The other parts
