@@ -162,8 +162,8 @@ def test_a_larger_image_gives_more_features():
 
 
 def test_parts_that_do_not_fit_are_named():
-    with pytest.raises(Exception, match="a resnet config has no hidden_size, image_size, patch_size"):
-        tiny_config(vision_config={"model_type": "resnet"})
+    with pytest.raises(Exception, match="vision_config: a llama model gives no features of patches"):
+        tiny_config(vision_config={"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1})
     with pytest.raises(Exception, match="a llama config is not supported, expected mamba, mamba2, falcon_mamba"):
         tiny_config(text_config={"model_type": "llama"})
     with pytest.raises(Exception, match="unknown scan 'nope'"):

@@ -1,48 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patch features of any vision model: ours, transformers' ViT-like ones, and timm's inside transformers' wrapper."""
+"""Patch features of any vision model: ours, transformers', and timm's inside transformers' wrapper.
+
+What a model of transformers with a ViT's fields gives follows from them. Of others (Swin, ConvNeXt, timm's, ...) it is
+found out by calling the model without memory, on the device meta.
+"""
 
 import json
 from functools import cache
 
-import timm
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig
 
 Grid = tuple[int, int]
 _TIMM = "timm_wrapper"
+_SIZE = 224  # pixels a side where a config says nothing
 
 
 def vision_size(config: PreTrainedConfig) -> tuple[int, int]:
     """Height and width of the images that a vision model is made for."""
-    size = _timm_sizes(config)[1] if config.model_type == _TIMM else config.image_size
+    size = _timm_size(config) if config.model_type == _TIMM else getattr(config, "image_size", _SIZE)
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def feature_width(config: PreTrainedConfig) -> int:
     """Channels of a vision model's patch features."""
-    return _timm_sizes(config)[0] if config.model_type == _TIMM else config.hidden_size
+    if hasattr(config, "grid") or _has_plain_patches(config):
+        return config.hidden_size
+    return _measured(config, *vision_size(config))[1]
 
 
 def patch_grid(config: PreTrainedConfig, height: int, width: int) -> Grid:
     """Rows and columns of patches that a vision model makes of a height x width image."""
     if hasattr(config, "grid"):
         return config.grid(height, width)
-    patch = _timm_sizes(config)[2] if config.model_type == _TIMM else config.patch_size
-    down, right = (patch, patch) if isinstance(patch, int) else patch
-    return height // down, width // right
+    if _has_plain_patches(config):
+        patch = config.patch_size
+        down, right = (patch, patch) if isinstance(patch, int) else patch
+        return height // down, width // right
+    return _measured(config, height, width)[0]
 
 
 def check_vision_config(config: PreTrainedConfig, name: str) -> None:
     """Raise a `ValueError` that begins with `name` unless the config is of a vision model with patches."""
-    if config.model_type == _TIMM:
-        _timm_sizes(config)
-        return
-    missing = [field for field in ("hidden_size", "image_size", "patch_size") if not hasattr(config, field)]
-    if missing:
-        raise ValueError(
-            f"{name}: a {config.model_type} config has no {', '.join(missing)}, expected a ViT-like encoder"
-        )
+    try:
+        patch_grid(config, *vision_size(config))
+    # whatever a model that is none says to an image
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}: a {config.model_type} model gives no features of patches ({reason})") from error
+
+
+def _has_plain_patches(config: PreTrainedConfig) -> bool:
+    """Whether all layers keep one grid of patches, as a ViT's; those with stages have `depths`."""
+    fields = ("hidden_size", "image_size", "patch_size")
+    return config.model_type != _TIMM and all(hasattr(config, f) for f in fields) and not hasattr(config, "depths")
 
 
 def patch_features(encoder: nn.Module, pixel_values: torch.Tensor, layer: int = -1) -> torch.Tensor:
@@ -79,8 +91,8 @@ def features_and_states(
             )
         features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
         states = outputs.hidden_states if output_hidden_states else None
-        features = _tokens(features) if timm_model else features
     expected, width = grid[0] * grid[1], feature_width(encoder.config)
+    features = _tokens(features, width)
     if features.dim() != 3 or features.shape[1] < expected or features.shape[2] != width:
         kind, shape = encoder.config.model_type, tuple(features.shape)
         raise ValueError(
@@ -97,24 +109,48 @@ def _timm_features(encoder: nn.Module, pixel_values: torch.Tensor, layer: int) -
         return encoder(pixel_values, do_pooling=False, return_dict=True).last_hidden_state
     # layers behind the one that is asked for are not run
     options = {"output_hidden_states": [layer], "stop_early": True, "do_pooling": False}
-    return _tokens(encoder(pixel_values, return_dict=True, **options).hidden_states[0])
+    return encoder(pixel_values, return_dict=True, **options).hidden_states[0]
 
 
-def _tokens(features: torch.Tensor) -> torch.Tensor:
-    """A map `[images, width, rows, columns]` row by row."""
-    return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
+def _tokens(features: torch.Tensor, width: int) -> torch.Tensor:
+    """A map, `[images, width, rows, columns]` or with the width last, row by row; tokens as they are."""
+    if features.dim() != 4:
+        return features
+    return features.flatten(2).transpose(1, 2) if features.shape[1] == width else features.flatten(1, 2)
 
 
-def _timm_sizes(config: PreTrainedConfig) -> tuple[int, Grid, Grid]:
-    return _sizes_of(config.architecture, json.dumps(config.model_args or {}, sort_keys=True))
+def _timm_size(config: PreTrainedConfig) -> Grid:
+    model = _without_memory(config.model_type, _fields(config)).timm_model
+    given = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return given or tuple(model.pretrained_cfg["input_size"][1:])
+
+
+def _measured(config: PreTrainedConfig, height: int, width: int) -> tuple[Grid, int]:
+    return _grid_and_width(config.model_type, _fields(config), height, width)
+
+
+def _fields(config: PreTrainedConfig) -> str:
+    return json.dumps(config.to_dict(), sort_keys=True, default=str)
 
 
 @cache
-def _sizes_of(architecture: str, arguments: str) -> tuple[int, Grid, Grid]:
-    """Width, image size and patch size of a timm model, which is built without memory to find out."""
-    try:
-        with torch.device("meta"):
-            model = timm.create_model(architecture, num_classes=0, **json.loads(arguments))
-        return model.num_features, model.patch_embed.img_size, model.patch_embed.patch_size
-    except (AttributeError, RuntimeError) as error:
-        raise ValueError(f"vision_config: {architecture!r} is no ViT-like model of timm ({error})") from error
+def _grid_and_width(kind: str, fields: str, height: int, width: int) -> tuple[Grid, int]:
+    """Rows and columns, and channels, of what a model makes of an image."""
+    model = _without_memory(kind, fields)
+    pixels = torch.empty(1, getattr(model.config, "num_channels", 3), height, width, device="meta")
+    with torch.no_grad():
+        shape = model(pixels, return_dict=True).last_hidden_state.shape
+    if len(shape) == 4:
+        last = kind == _TIMM and shape[1] != model.timm_model.num_features
+        return (tuple(shape[1:3]), shape[3]) if last else (tuple(shape[2:]), shape[1])
+    tokens = shape[1] - (getattr(model.timm_model, "num_prefix_tokens", 0) if kind == _TIMM else 0)
+    rows = round((tokens * height / width) ** 0.5)
+    if not rows or tokens % rows:
+        raise ValueError(f"{tokens} tokens of an image of {height} x {width} pixels are no grid")
+    return (rows, tokens // rows), shape[2]
+
+
+@cache
+def _without_memory(kind: str, fields: str) -> nn.Module:
+    with torch.device("meta"):
+        return AutoModel.from_config(CONFIG_MAPPING[kind](**json.loads(fields))).eval()
