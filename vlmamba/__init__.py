@@ -5,6 +5,7 @@ Importing the package registers its models with transformers' Auto classes, so t
 `AutoModelForImageTextToText.from_pretrained(folder)` and `pipeline("image-text-to-text", model=folder)` work.
 """
 
+import logging
 from importlib import import_module
 
 from vlmamba.models import ENCODER_CLASSES, ENCODERS
@@ -47,5 +48,9 @@ def __getattr__(name: str):
 def __dir__() -> list[str]:
     return sorted(__all__)
 
+
+# transformers imports torchao where it is installed, and torch remarks on how that registers its classes
+_TORCHAO = "register_constant() on Enum subclasses is deprecated"
+logging.getLogger("torch.utils._pytree").addFilter(lambda record: _TORCHAO not in str(record.msg))
 
 import_module("vlmamba.auto").register()

@@ -201,6 +201,22 @@ def test_generate_compiles_its_steps_on_a_static_cache(compiler, processor):
     assert compiler["unique_graphs"] == 1
 
 
+@pytest.mark.parametrize("way", ["compile", "export"])
+def test_a_prompt_with_an_image_is_one_graph(compiler, processor, way):
+    model = tiny_model().float()
+    inputs = {**inputs_of(processor, CHATS["one image"]), "use_cache": False}
+    with torch.no_grad():
+        if way == "compile":
+            graph = torch.compile(model, fullgraph=True, backend="aot_eager")
+        else:
+            graph = torch.export.export(model, (), inputs, strict=False).module()
+        assert_close("one graph", graph(**inputs).logits, model(**inputs).logits.double())
+        # images without a place are no silent mistake there either
+        text = {**inputs, "input_ids": torch.full_like(inputs["input_ids"], 7)}
+        with pytest.raises(RuntimeError, match="assertion failed"):
+            graph(**text)
+
+
 def test_the_default_compiler_answers_the_same(compiler, processor):
     model = tiny_model(text_config={**tiny_text_config(), "num_hidden_layers": 1}).float()
     config = CompileConfig(fullgraph=True, mode=None)

@@ -245,6 +245,29 @@ def test_quantized_weights(model, processor):
         generate(model, inputs, prefix=state)
 
 
+def test_a_state_belongs_to_the_adapters_that_were_on(model, processor):
+    peft = pytest.importorskip("peft")
+    targets = {"target_modules": ["in_proj", "out_proj"], "init_lora_weights": False}
+    adapted = peft.get_peft_model(tiny_model(), peft.LoraConfig(**targets), "one")
+    adapted.add_adapter("two", peft.LoraConfig(**targets))
+    adapted.eval()
+    question = processed(processor, QUESTIONS[:1], [])
+    states = {}
+    for name in ("one", "two"):
+        adapted.set_adapter(name)
+        states[name] = state_of(adapted, processor)
+        assert torch.equal(
+            generate(adapted, question, prefix=states[name])[0], alone(adapted, processor, BEGINNING + QUESTIONS[0])
+        )
+    with pytest.raises(ValueError, match="other weights"):
+        generate(adapted, question, prefix=states["one"])
+    with adapted.disable_adapter():
+        plain = generate(adapted, question, prefix=state_of(model, processor))
+        with pytest.raises(ValueError, match="other weights"):
+            generate(adapted, question, prefix=states["two"])
+    assert torch.equal(plain[0], alone(model, processor, BEGINNING + QUESTIONS[0]))
+
+
 def test_what_does_not_fit_is_named(model, processor):
     state, inputs = state_of(model, processor), processed(processor, QUESTIONS, [])
     with pytest.raises(ValueError, match="prefix has type str, expected a PrefixState"):
@@ -261,3 +284,11 @@ def test_what_does_not_fit_is_named(model, processor):
         model.prefix_state(torch.zeros(1, 0, dtype=torch.long))
     with pytest.raises(ValueError, match="both given"):
         generate(model, inputs, prefix=state, **{CACHE: object()})
+    with pytest.raises(ValueError, match=r"input_ids has shape \(2,\), expected \[batch, length\]"):
+        model.prefix_state(torch.tensor([7, 8]))
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 1\), expected at least 2 columns"):
+        model.prefix_state(torch.tensor([[7, 8]]), torch.ones(1, 1))
+    with pytest.raises(IndexError, match=r"rows are \[0, 1\], expected some of 0 to 0"):
+        state.select([0, 1])
+    with pytest.raises(ValueError, match="dtype is torch.int8, expected floating point"):
+        state.to(torch.int8)

@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from vlmamba import VLMambaConfig, VLMambaForConditionalGeneration
 from vlmamba.assets import bundled_model
@@ -176,3 +177,17 @@ def test_an_unknown_name_is_told_the_nearest_and_all():
         VLMambaConfig.from_preset("cobra3b")
     with pytest.raises(ValueError, match=r"unknown preset '...'; expected one of vl-mamba-.*, vlmamba-tiny"):
         VLMambaConfig.from_preset("...")
+
+
+def test_a_change_of_what_is_no_field_is_refused():
+    with pytest.raises(ValueError, match=r"a VLMambaConfig has no field 'textconfig' \(nearest: 'text_config'\)"):
+        VLMambaConfig.from_preset("vlmamba-tiny", textconfig={})
+    for part in ("vision_config", "text_config"):
+        with pytest.raises(ValueError, match=rf"{part} has no field 'hiden_size' \(nearest: 'hidden_size'\)"):
+            VLMambaConfig.from_preset("vl-mamba-2.8b", **{part: {"hiden_size": 64}})
+    with pytest.raises(ValueError, match="vision_config has no field 'encoder' "):
+        VLMambaConfig.from_preset("vl-mamba-2.8b", vision_config={"model_type": "fused_vision", "encoder": []})
+    with pytest.raises(StrictDataclassClassValidationError, match="pool_size is 0, expected 1 or more"):
+        VLMambaConfig.from_preset("cobra-ldpnet-3b", projector_config={"pool_size": 0})
+    # not all that configs take is a field
+    assert VLMambaConfig.from_preset("vlmamba-tiny", text_config={"num_labels": 3}).text_config.num_labels == 3

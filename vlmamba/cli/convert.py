@@ -12,22 +12,26 @@ from vlmamba.cli.terminal import status
 
 HELP = """Turn an official checkpoint into a model folder.
 
-Only tensors and plain data are read: a checkpoint that holds code is refused. Which published model it is, is found by
-the weights' shapes; say [cyan]--preset[/] or [cyan]--arguments[/] where that is not enough. The folder gets the weights
-(safetensors), config, class names of ImageNet and the published preprocessing, and works with
-[cyan]pipeline("image-classification", model=FOLDER)[/] after [cyan]import vlmamba[/].
+Only tensors and plain data are read: a checkpoint that holds code is refused.
+Which published model it is, is found by the weights' shapes; say [cyan]--preset[/] or
+[cyan]--arguments[/] where that is not enough. The folder gets the weights
+(safetensors), config, class names of ImageNet and the published
+preprocessing, and works with [cyan]import vlmamba[/] and
+[cyan]pipeline("image-classification", model=FOLDER)[/].
 
-A Cobra checkpoint holds neither its vision encoders nor a tokenizer: both are fetched, or given with [cyan]--vision[/]
-and [cyan]--tokenizer[/]. [cyan]vlmamba ask --model FOLDER[/] then answers with it.
+A Cobra checkpoint holds neither its vision encoders nor a tokenizer: both are
+fetched, or given with [cyan]--vision[/] and [cyan]--tokenizer[/].
+[cyan]vlmamba ask --model FOLDER[/] then answers with it.
 
 [bold]Examples[/]
   [green]vlmamba convert vmamba vssm1_tiny_0230s.pth vmamba-tiny[/]
-  [green]vlmamba convert vim my_vim.pth my-vim --arguments '{"embed_dim": 192, "num_classes": 10}'[/]
-  [green]vlmamba convert vmamba upernet_backbone.pth backbone --task backbone --preset tiny[/]
+  [green]vlmamba convert vim vim.pth out --arguments '{"embed_dim": 192}'[/]
+  [green]vlmamba convert vmamba upernet.pth out --task backbone --preset tiny[/]
   [green]vlmamba convert vim --list[/]    published models of a family
-  [green]vlmamba convert cobra latest-checkpoint.pt cobra-3b --preset cobra-3b[/]
-  [green]vlmamba convert cobra latest-checkpoint.pt cobra-3b --arguments config.json --tokenizer tokenizer.json
-    --vision dinov2.safetensors --vision siglip.safetensors[/]
+  [green]vlmamba convert cobra latest-checkpoint.pt out --preset cobra-3b[/]
+  [green]vlmamba convert cobra latest-checkpoint.pt out --arguments config.json
+    --vision dinov2.safetensors --vision siglip.safetensors
+    --tokenizer tokenizer.json[/]
 """
 
 

@@ -88,6 +88,8 @@ class StatefulGenerationMixin(GenerationMixin):
             >>> state = model.prefix_state(**processor(images=image, text=beginning, return_tensors="pt"))
             >>> out = model.generate(**processor(text=rest, return_tensors="pt"), prefix=state)
         """
+        if input_ids.dim() != 2:
+            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected [batch, length]")
         self._validate_model_kwargs(dict(inputs))
         if attention_mask is None:
             attention_mask = self._infer_mask(input_ids, None, {})
@@ -228,6 +230,8 @@ class StatefulGenerationMixin(GenerationMixin):
         rows, length = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]
         if not rows * length:
             raise ValueError(f"the prompt has {rows} row(s) of {length} new token(s), expected at least one token")
+        if mask is not None and mask.shape[1] < length:
+            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, expected at least {length} columns")
         mask = None if mask is None else mask[:, -length:]
         size = size or length
         images = None

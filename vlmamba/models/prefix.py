@@ -80,7 +80,9 @@ class PrefixState:
         Raises:
             IndexError: there is no such row.
         """
-        index = torch.as_tensor(rows, device=self.input_ids.device)
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.input_ids.device)
+        if bool(((index < 0) | (index >= self.num_rows)).any()):
+            raise IndexError(f"rows are {index.tolist()}, expected some of 0 to {self.num_rows - 1}")
         return self._map(lambda tensor: tensor.index_select(0, index.to(tensor.device)))
 
     def for_rows(self, rows: int) -> "PrefixState":
@@ -94,7 +96,11 @@ class PrefixState:
         return self if self.num_rows == rows else self.select([0] * rows)
 
     def to(self, *args: object, **kwargs: object) -> "PrefixState":
-        """As `torch.Tensor.to`: a device, a dtype or a tensor of both. States of scans stay float32 or wider."""
+        """As `torch.Tensor.to`: a device, a dtype or a tensor of both. States of scans stay float32 or wider.
+
+        Raises:
+            ValueError: the dtype is no floating point.
+        """
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(*args, **kwargs)
@@ -103,7 +109,10 @@ class PrefixState:
             target = moved(tensor)
             return tensor.to(target.device, torch.float32) if target.dtype in _HALF else target
 
-        ids = self.input_ids.to(moved(self.fingerprint).device)
+        target = moved(self.fingerprint)
+        if not target.is_floating_point():
+            raise ValueError(f"dtype is {target.dtype}, expected floating point: a state of integers is none")
+        ids = self.input_ids.to(target.device)
         return PrefixState(ids, tuple(map(moved, self.windows)), tuple(map(wide, self.states)), self.fingerprint)
 
     def cache(self, config: PreTrainedConfig) -> PrefixCache:
@@ -166,8 +175,24 @@ class PrefixState:
 
 def fingerprint_of(model: nn.Module) -> torch.Tensor:
     """float32 `[<= 64]` on the CPU: the first number of parameters all over the model, to tell it from others by."""
+    resting = _resting(model)
     # offloaded weights are not there, quantized ones have no numbers to pick
-    parameters = [p for p in model.parameters() if type(p) is nn.Parameter and p.device.type != "meta" and p.numel()]
+    parameters = [
+        p
+        for p in model.parameters()
+        if type(p) is nn.Parameter and p.device.type != "meta" and p.numel() and id(p) not in resting
+    ]
     step = max(1, -(-len(parameters) // SAMPLED_PARAMETERS))
     first = [p.detach()[(0,) * p.dim()].float() for p in parameters[::step]]
     return torch.stack([value.to(first[0].device) for value in first]).cpu() if first else torch.zeros(0)
+
+
+def _resting(model: nn.Module) -> set[int]:
+    """Ids of the parameters of adapters (peft) that are switched off: they answer nothing."""
+    found = set()
+    for layer in model.modules():
+        for name in getattr(layer, "adapter_layer_names", ()):
+            for adapter, part in getattr(layer, name, {}).items():
+                if layer.disable_adapters or adapter not in layer.active_adapters:
+                    found |= {id(p) for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
+    return found

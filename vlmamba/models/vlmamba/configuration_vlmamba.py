@@ -9,7 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from vlmamba.models.remote_code import PackagedConfig
 from vlmamba.models.vision_features import check_vision_config, patch_grid, vision_size
-from vlmamba.models.vlmamba.presets import preset_arguments
+from vlmamba.models.vlmamba.presets import check_fields, preset_arguments
 from vlmamba.scans import get_scan
 
 # connectors that leave a grid of their own
@@ -54,6 +54,11 @@ class VLMambaProjectorConfig(PackagedConfig, PreTrainedConfig):
     def validate_scan(self):
         """Part of the validation of strict configs: the scan must be registered."""
         get_scan(self.scan)
+
+    def validate_pool_size(self):
+        """Part of the validation of strict configs: an image leaves at least one token."""
+        if self.pool_size < 1:
+            raise ValueError(f"pool_size is {self.pool_size}, expected 1 or more rows and columns of image tokens")
 
     def num_tokens(self, rows: int, columns: int) -> int:
         """Tokens that become of rows x columns patches."""
@@ -113,14 +118,19 @@ class VLMambaConfig(PackagedConfig, PreTrainedConfig):
                 `model_type`, takes the part's place: any encoder and any Mamba-1 or Mamba-2 language model will do.
 
         Raises:
-            ValueError: an unknown name; the message has the nearest and all there are.
+            ValueError: an unknown name, of a preset or of a field; the message has the nearest.
 
         Example:
             >>> config = VLMambaConfig.from_preset("vl-mamba-2.8b", projector_config={"scan": "cross_scan"})
             >>> with torch.device("meta"):
             ...     model = VLMambaForConditionalGeneration(config)
         """
-        return cls(**preset_arguments(name, changes))
+        config = cls(**preset_arguments(name, changes))
+        check_fields("a VLMambaConfig", changes, cls)
+        for part, value in changes.items():
+            if isinstance(value, dict) and isinstance(made := getattr(config, part), PreTrainedConfig):
+                check_fields(part, value, type(made))
+        return config
 
     def validate_vision_config(self):
         """Part of the validation of strict configs: the encoder must be ViT-like."""

@@ -12,8 +12,9 @@ from vlmamba.models.modeling_utils import MAMBA_SSM_VOCABULARY, mamba_ssm_names,
 from vlmamba.models.vlmamba.chat_templates import COBRA_BASE_CHAT_TEMPLATE, COBRA_CHAT_TEMPLATE
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
 from vlmamba.models.vlmamba.image_processing_cobra import CobraImageProcessor
-from vlmamba.models.vlmamba.modeling_vlmamba import MultiModalProjector, VLMambaForConditionalGeneration
+from vlmamba.models.vlmamba.modeling_vlmamba import VLMambaForConditionalGeneration
 from vlmamba.models.vlmamba.processing_vlmamba import IMAGE_TOKEN, VLMambaProcessor
+from vlmamba.models.vlmamba.projector import MultiModalProjector
 
 MODELS = {"image-text-to-text": VLMambaForConditionalGeneration}
 # has the tokenizer.json of every language model

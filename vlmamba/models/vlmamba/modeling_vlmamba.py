@@ -7,46 +7,23 @@ from transformers import AutoModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
-from vlmamba.layers.connectors import CONNECTORS
 from vlmamba.layers.kernels import apply_kernels
 from vlmamba.layers.vision_mixer import VisionMixer
 from vlmamba.models.generation import StatefulGenerationMixin
 from vlmamba.models.modeling_utils import CACHE, KernelPreTrainedModel
-from vlmamba.models.vision_features import feature_width, features_and_states, patch_grid
+from vlmamba.models.vision_features import features_and_states, patch_grid
 from vlmamba.models.vlmamba.configuration_vlmamba import VLMambaConfig
 from vlmamba.models.vlmamba.outputs import VLMambaCausalLMOutput, VLMambaModelOutput
+from vlmamba.models.vlmamba.projector import MultiModalProjector
 from vlmamba.models.vlmamba.prompt_images import PromptImages
 from vlmamba.models.vlmamba.rationale import OneVocabularyMixin, RationaleTraversal, UnsaidTorMixin
 from vlmamba.models.vlmamba.stages import StagedTrainingMixin, rest_if_frozen
 from vlmamba.ops.numerics import widened
 
 IMAGES_AT_ONCE = 16  # encoded side by side where nothing is differentiated; more take more memory, not less time
-
-
-class MultiModalProjector(nn.Module):
-    """The connector that `config.projector_config` names, from the encoder's width to the language model's."""
-
-    def __init__(self, config: VLMambaConfig):
-        super().__init__()
-        projector = config.projector_config
-        self.connector = CONNECTORS[projector.projector_type](
-            feature_width(config.vision_config),
-            config.text_config.hidden_size,
-            hidden_act=projector.hidden_act,
-            eps=projector.layer_norm_epsilon,
-            scan=projector.scan,
-            shared=projector.shared_directions,
-            average=projector.average_directions,
-            state_size=projector.state_size,
-            conv_kernel=projector.conv_kernel,
-            expand=projector.expand,
-            pool_size=projector.pool_size,
-        )
-
-    def forward(self, features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        return self.connector(features, grid)
 
 
 class VLMambaPreTrainedModel(OneVocabularyMixin, StagedTrainingMixin, KernelPreTrainedModel):
@@ -155,8 +132,9 @@ class VLMambaModel(VLMambaPreTrainedModel):
             ValueError: there are more or fewer placeholders than image features.
         """
         mask = self.placeholders(input_ids, inputs_embeds)
-        if (found := int(mask.sum())) != num_features:
-            raise self._mismatch(found, num_features)
+        found = mask.sum()
+        # in a compiled graph, too
+        torch_compilable_check(found == num_features, lambda: str(self._mismatch(int(found), num_features)))
         return mask.unsqueeze(-1)
 
     def placeholders(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
@@ -227,7 +205,7 @@ class VLMambaModel(VLMambaPreTrainedModel):
             features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, features.shape[0])
             inputs_embeds = inputs_embeds.masked_scatter(mask, features)
-        elif input_ids is not None and input_ids.shape[1] > 1 and not torch.compiler.is_compiling():
+        elif input_ids is not None and input_ids.shape[1] > 1:
             self.get_placeholder_mask(input_ids, inputs_embeds, 0)
         cache, traversed = cache_params if cache is None else cache, None
         if self.rationale is not None:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Named architectures: what a `VLMambaConfig` of each differs in from its defaults."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 from difflib import get_close_matches
 from typing import Any
+
+from transformers import PreTrainedConfig
 
 # GPT-NeoX's tokenizer has 50,277 tokens, the checkpoints' embeddings a few rows more; the first of them is the image's
 _IMAGE_TOKEN = 50277
@@ -141,3 +144,17 @@ def preset_arguments(name: str, changes: dict[str, Any]) -> dict[str, Any]:
             value = {**part, **value} if value.get("model_type", kind) == kind else value
         arguments[field] = value
     return arguments
+
+
+def check_fields(name: str, given: Iterable[str], config: type[PreTrainedConfig]) -> None:
+    """Configs keep whatever they are given; a change of a field that is none would change nothing.
+
+    Raises:
+        ValueError: the class `config`, of the part `name`, has no such field; the message has the nearest.
+    """
+    fields = {**config.__dataclass_fields__, **config.attribute_map}
+    for field in given:
+        if field not in fields and not hasattr(config, field):
+            near = get_close_matches(field, fields, n=1)
+            hint = f" (nearest: {near[0]!r})" if near else ""
+            raise ValueError(f"from_preset: {name} has no field {field!r}{hint}")
