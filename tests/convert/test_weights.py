@@ -61,6 +61,11 @@ def test_unknown_names_are_listed():
         from_official("mamba", {})
 
 
+def test_impossible_sizes_are_one_line():
+    with pytest.raises(ValueError, match="^from_official\\('vim'\\): .*num_hidden_layers is -1, expected a positive"):
+        from_official("vim", {}, {"depth": -1})
+
+
 def test_every_encoder_has_published_models():
     assert set(ENCODERS) < set(list_families())
     for family in ENCODERS:

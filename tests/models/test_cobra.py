@@ -125,9 +125,14 @@ def test_missing_or_wrong_encoders_are_one_clear_error(official):
     both = r"timm/vit_large_patch14_reg4_dinov2.lvd142m and of timm/vit_so400m_\S+ from .* --vision FILE"
     with pytest.raises(ValueError, match=both):
         from_official("cobra", published, fixture.arguments)
-    wrong = vision_names({**encoder(fixture.weights, "dino"), "cls_token": torch.zeros(1, 1, 8)})
-    with pytest.raises(ValueError, match="the weights for the encoder vit_large_patch14_reg4.* do not fit it"):
-        from_official("cobra", published | vision_names(encoder(fixture.weights, "siglip")) | wrong, fixture.arguments)
+    siglip = vision_names(encoder(fixture.weights, "siglip"))
+    wrong = vision_names({key: torch.zeros(2) for key in encoder(fixture.weights, "dino")})
+    with pytest.raises(ValueError, match="the weights for the encoder vit_large_patch14_reg4.* do not fit it") as found:
+        from_official("cobra", published | siglip | wrong, fixture.arguments)
+    assert len(str(found.value)) < 500
+    other = {"vision_backbone_id": "siglip-vit-so400m-384px"}
+    with pytest.raises(ValueError, match="weights of dino_featurizer, but the encoders of the model are vit_so400m_"):
+        from_official("cobra", published | siglip | wrong, fixture.arguments | other)
 
 
 @pytest.mark.parametrize("projector", ["fused-gelu-mlp", "fused-ldpnet"])
@@ -175,6 +180,26 @@ def test_every_official_vision_backbone_is_known_to_timm(backbone):
     assert all(timm.is_model(name.partition(".")[0]) for name in names)
 
 
+@pytest.mark.parametrize("backbone", VISION_BACKBONES)
+@torch.no_grad()
+def test_every_official_vision_backbone_gives_the_official_features(backbone):
+    """What TimmViTBackbone and its like build with timm: what the last block reads; CLIP alone with OpenAI's GELU."""
+    sizes = {"dd": 8, "sd": 12, "depth_d": 3, "depth_s": 2, "hd": 2, "hs": 2, "size": 56}
+    config = config_from_official({"vision_backbone_id": backbone, "vision": sizes, "d_model": 8, "n_layer": 1})
+    tower = VLMambaForConditionalGeneration(config).model.vision_tower.eval()
+    names = VISION_BACKBONES[backbone][1]
+    pixels, expected = torch.randn(2, 3 * len(names), 56, 56), []
+    for name, own, part in zip(names, tower.encoders, pixels.split(3, 1), strict=True):
+        kind = "d" if "dinov2" in name else "s"
+        options = {"embed_dim": sizes[f"{kind}d"], "depth": sizes[f"depth_{kind}"], "num_heads": 2, "img_size": 56}
+        if backbone.startswith("clip"):
+            options["act_layer"] = "quick_gelu"
+        official = timm.create_model(name.partition(".")[0], num_classes=0, **options).eval()
+        official.load_state_dict(own.timm_model.state_dict())
+        expected += official.get_intermediate_layers(part, n={len(official.blocks) - 2})
+    assert torch.equal(tower(pixels).last_hidden_state, torch.cat(expected, 2))
+
+
 def test_words_of_official_configs():
     config = config_from_official({"arch_specifier": "full-align+ldpnet", "vocab": 64, "d_model": 24, "n_layer": 1})
     assert (config.image_token_id, config.text_config.vocab_size) == (64, 64)
@@ -183,6 +208,10 @@ def test_words_of_official_configs():
         ({"arch_specifier": "no-align+qformer"}, "arch_specifier is 'no-align\\+qformer', expected one that ends in"),
         ({"vision_backbone_id": "vit"}, "vision_backbone_id is 'vit', expected one of clip-vit-b, "),
         ({"llm_backbone_id": "llama"}, "llm_backbone_id is 'llama', expected one of mamba-2.8b-zephyr, "),
+        ({"arch_specifier": None}, "arch_specifier is None, expected a name"),
+        ({"vocab": "61"}, "vocab is '61', expected a whole number"),
+        ({"vision": 384}, "vision is 384, expected a dict"),
+        ({"model": "cobra+3b"}, r"model is 'cobra\+3b', expected a dict: the official ModelConfig"),
     ):
         with pytest.raises(ValueError, match=message):
             config_from_official(words)

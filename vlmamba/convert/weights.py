@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from vlmamba.convert.files import flattened
@@ -75,7 +76,10 @@ def from_official(
     task = task or tasks[0]
     state_dict = flattened(state_dict)
     if isinstance(arguments, dict):
-        config = converter.config_from_official(dict(arguments))
+        try:
+            config = converter.config_from_official(dict(arguments))
+        except StrictDataclassError as error:  # is no ValueError
+            raise ValueError(f"from_official({family!r}): {' '.join(str(error).split())}") from error
     elif hasattr(converter, "published"):
         config = converter.published(state_dict, arguments)
     else:

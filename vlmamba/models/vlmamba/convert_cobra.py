@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Official Cobra checkpoints (h-zhao1997/cobra, class CobraVLM) -> VLMambaForConditionalGeneration."""
 
+from textwrap import shorten
 from typing import Any
 
 import timm
@@ -72,6 +73,14 @@ PROJECTORS = {
     "ldpnet": "ldp",
     "linear": "linear",
 }
+# what of the arguments is read, and what it must be; `vision` has numbers
+_KINDS = {
+    **dict.fromkeys(("model_id", *_COBRA_3B), (str, "a name")),
+    **dict.fromkeys(("d_model", "n_layer", "vocab"), (int, "a whole number")),
+    "vision": (dict, "a dict"),
+}
+# so much is quoted of what timm says
+_QUOTED = 300
 # official layers of a projector -> ours
 _LAYERS = {"projector": "linear", "0": "linear_1", "2": "linear_2", "4": "linear_3", "4.peg.0": "position"}
 _PROJECTOR, _TOWER = "model.multi_modal_projector.", "model.vision_tower.encoders."
@@ -118,7 +127,7 @@ def official_words(arguments: dict[str, Any] | str | None) -> dict[str, Any]:
         arguments: as of `config_from_official`; or the name of a published model, as "cobra-3b" or "cobra+3b".
 
     Raises:
-        ValueError: there is no published model of that name.
+        ValueError: there is no published model of that name, or a field is of another kind.
     """
     if isinstance(arguments, str):
         name, words = arguments.replace("+", "-"), {}
@@ -126,6 +135,11 @@ def official_words(arguments: dict[str, Any] | str | None) -> dict[str, Any]:
             raise ValueError(f"from_official: cobra has no preset {arguments!r}; expected one of {', '.join(PRESETS)}")
     else:
         words = (arguments or {}).get("model", arguments or {})
+        if not isinstance(words, dict):
+            raise ValueError(f"cobra: model is {words!r}, expected a dict: the official ModelConfig")
+        for field, (kind, expected) in _KINDS.items():
+            if not isinstance(words.get(field, kind()), kind):
+                raise ValueError(f"cobra: {field} is {words[field]!r}, expected {expected}")
         name = words.get("model_id", "cobra-3b").replace("+", "-")
     return {**_COBRA_3B, **PRESETS.get(name, {}), **words}
 
@@ -188,8 +202,14 @@ def complete(renamed: dict[str, torch.Tensor], config: VLMambaConfig) -> dict[st
     Raises:
         ValueError: they cannot be fetched; the message says which files to fetch. Or what is there does not fit.
     """
-    missing = []
-    for index, encoder in enumerate(config.vision_config.encoders):
+    missing, encoders = [], config.vision_config.encoders
+    given = {key.removeprefix(_TOWER).partition(".")[0] for key in renamed if key.startswith(_TOWER)}
+    if strange := sorted(given - set(map(str, range(len(encoders))))):
+        raise ValueError(
+            f"cobra: there are weights of {', '.join(strange)}, but the encoders of the model are "
+            f"{' and '.join(encoder.architecture for encoder in encoders)}"
+        )
+    for index, encoder in enumerate(encoders):
         prefix = f"{_TOWER}{index}.timm_model."
         found = {key.removeprefix(prefix): tensor for key, tensor in renamed.items() if key.startswith(prefix)}
         with torch.device("meta"):
@@ -220,7 +240,7 @@ def _fitted(weights: dict[str, torch.Tensor], name: str, sizes: dict[str, Any]) 
     try:
         tower = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **sizes)
     except Exception as error:  # so does timm
-        reason = " ".join(str(error).split())
+        reason = shorten(str(error), _QUOTED, placeholder=" ...")
         raise ValueError(f"cobra: the weights for the encoder {name} do not fit it: {reason}") from error
     return tower.state_dict()
 
