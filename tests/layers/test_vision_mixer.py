@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from vlmamba.layers.vision_mixer import VisionMixer
 from vlmamba.scans import get_scan
@@ -68,3 +69,11 @@ def test_a_float64_mixer_computes_in_float64():
 def test_an_unknown_way_to_share_is_named():
     with pytest.raises(ValueError, match="shared is 'some', expected 'none', 'all' or 'inputs'"):
         VisionMixer(8, 2, shared="some")
+
+
+@torch.no_grad()
+def test_operations_are_counted_without_gradients():
+    with FlopCounterMode(display=False) as counter:
+        mixer(shared="all")(torch.randn(1, 12, 8, dtype=torch.float64), PATHS)
+    # in_proj and out_proj of 8 x 32 and 16 x 8; of 16 channels in 4 orders x_proj (1 + 2 * 3) and dt_proj
+    assert counter.get_total_flops() == 2 * 12 * (8 * 32 + 16 * 8 + 4 * 16 * (7 + 1))

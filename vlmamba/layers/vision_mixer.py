@@ -39,8 +39,9 @@ class ScanDirection(nn.Module):
 
     @force_accelerate_hooks(["conv1d"])  # offloaded weights are brought in by calls; these are only read
     def forward(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """log(-A) `[D, N]`, skip `[D]`, and the convolution's weight `[D, W]` and bias `[D]`."""
-        return widened(self.A_log), self.D, self.conv1d.weight.squeeze(1), self.conv1d.bias
+        """log(-A) `[D, N]`, skip `[D]`, and the convolution's weight `[D, 1, W]` and bias `[D]`."""
+        # no views of parameters: under no_grad, torch's FlopCounterMode fails at modules that return some
+        return widened(self.A_log), self.D, self.conv1d.weight, self.conv1d.bias
 
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """`[B, L, D]` -> dt `[B, L, D]`, B `[B, L, N]`, C `[B, L, N]`; each projection is called as a module."""
@@ -137,6 +138,7 @@ class VisionMixer(nn.Module):
         own = [direction() for direction in self.directions]
         each = own * (self.num_paths // len(own))  # shared parameters serve every direction
         A_log, skip, weight, bias = (torch.stack(parts) for parts in zip(*each, strict=True))
+        weight = weight.squeeze(2)  # [K, D, W]
         if self.shared == "inputs":
             A_log = torch.cat([A_log[:1], widened(self.other_A_log)])
             x = causal_conv1d(x, weight[:1], bias[:1], activation="silu", paths=paths[:1]).squeeze(1)
