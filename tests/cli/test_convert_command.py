@@ -38,6 +38,7 @@ def test_mistakes_cost_one_line_and_write_nothing(tmp_path, checkpoint):
     refused(run("convert", "resnet", checkpoint, out), "unknown family 'resnet'")
     refused(run("convert", "vim"), "argument CHECKPOINT is missing")
     refused(run("convert", "vim", checkpoint), "argument OUT_DIR is missing")
+    refused(run("convert", "cobra", "none.pt", out), "checkpoint 'none.pt': there is no such file")
     refused(run("convert", "vim", tmp_path / "no.pth", out), "no.pth", "there is no such file")
     refused(run("convert", "vim", checkpoint, out, "--preset", "huge"), "no preset 'huge'", "tiny")
     refused(run("convert", "vim", checkpoint, out, "--preset", "tiny"), "does not fit", "has shape")

@@ -44,6 +44,8 @@ def test_one_conversation(processor):
 def test_what_cannot_be_cut_is_named(processor):
     with pytest.raises(ValueError, match="conversation 1 has no image, expected one to cut the prompt after"):
         processor.split_prompt([conversation("what"), conversation("what", 0)])
+    with pytest.raises(ValueError, match="conversations is empty, expected chat messages"):
+        processor.split_prompt([])
     with pytest.raises(ValueError, match=r"conversation 1 begins with '<\|user\|><image><image>', the first with"):
         processor.split_prompt([conversation("what"), conversation("what", 2)])
 

@@ -144,6 +144,11 @@ def test_a_wrong_limit_is_named(images, value):
             call()
 
 
+def test_an_image_without_pixels_is_named(images):
+    with pytest.raises(ValueError, match=r"image 1 has shape \(3, 0, 9\), expected at least one pixel"):
+        images([noise(9, 9), noise(0, 9)])
+
+
 def test_tiles_need_resizing(images):
     with pytest.raises(ValueError, match="max_patches is 4 and do_resize False, expected True"):
         images(noise(9, 9), max_patches=4, do_resize=False)

@@ -65,8 +65,8 @@ def convert_checkpoint(
     chats = hasattr(converter, "processor_of")
     if not chats and (vision or tokenizer):
         raise ValueError(f"{'vision' if vision else 'tokenizer'} is given, but {family} checkpoints need none")
-    words = read_tokenizer(tokenizer, converter.TOKENIZER) if chats else None
     state_dict = read_checkpoint(checkpoint, weights)
+    words = read_tokenizer(tokenizer, converter.TOKENIZER) if chats else None
     for path in vision:
         state_dict |= converter.vision_names(read_checkpoint(path))
     model = from_official(family, state_dict, arguments, task, share_memory=True)

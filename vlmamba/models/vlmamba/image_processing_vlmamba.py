@@ -86,6 +86,9 @@ class VLMambaImageProcessor(PackagedImageProcessor, TorchvisionBackend):
     def _preprocess(
         self, images: list[torch.Tensor], return_tensors: str | None, max_patches: int, **options: object
     ) -> BatchFeature:
+        for number, image in enumerate(images):
+            if not image.numel():
+                raise ValueError(f"image {number} has shape {tuple(image.shape)}, expected at least one pixel")
         views = [self.views(image, max_patches=max_patches, **options) for image in images]
         pixels = [self.view_to_pixels(view, **options) for of_image in views for view in of_image]
         # encoders are called with all that comes out, and know no such argument

@@ -28,6 +28,8 @@ def check_split(tokenizer: PreTrainedTokenizerBase, beginning: str, rest: str, *
 
 def split_prompt(processor, conversations: list, **options: object) -> tuple[str, str | list[str]]:
     """See `VLMambaProcessor.split_prompt`."""
+    if not conversations:
+        raise ValueError("conversations is empty, expected chat messages, or a list of such")
     single = isinstance(conversations[0], dict)
     texts = processor.apply_chat_template(
         [conversations] if single else conversations, add_generation_prompt=True, tokenize=False
