@@ -191,3 +191,19 @@ def test_a_change_of_what_is_no_field_is_refused():
         VLMambaConfig.from_preset("cobra-ldpnet-3b", projector_config={"pool_size": 0})
     # not all that configs take is a field
     assert VLMambaConfig.from_preset("vlmamba-tiny", text_config={"num_labels": 3}).text_config.num_labels == 3
+
+
+def test_another_encoder_is_read_at_its_end():
+    """The preset's layer is one of its own encoder: one in stages has narrower maps before the last."""
+    stages = {"model_type": "vmamba", "hidden_sizes": [8, 16], "depths": [1, 1], "image_size": 32}
+    text = {"hidden_size": 24, "num_hidden_layers": 1, "vocab_size": 64}
+    changes = {"vision_config": stages, "text_config": text, "image_token_id": 4}
+    config = VLMambaConfig.from_preset("vl-mamba-130m", **changes)
+    assert config.vision_feature_layer == -1 and config.image_seq_length == 16
+    ids, pixels = torch.tensor([[*[4] * 16, 7]]), torch.randn(1, 3, 32, 32)
+    assert torch.isfinite(VLMambaForConditionalGeneration(config).eval()(ids, pixels).logits).all()
+    config = VLMambaConfig.from_preset("vl-mamba-130m", **changes, vision_feature_layer=-2)
+    with pytest.raises(ValueError, match=r"layer -2 of the vmamba encoder gives \(1, 64, 8\) features"):
+        VLMambaForConditionalGeneration(config)(ids, pixels)
+    smaller = VLMambaConfig.from_preset("vl-mamba-130m", vision_config={"num_hidden_layers": 3})
+    assert smaller.vision_feature_layer == -2

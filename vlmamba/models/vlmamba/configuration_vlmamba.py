@@ -71,7 +71,7 @@ class VLMambaConfig(PackagedConfig, PreTrainedConfig):
 
     Args:
         vision_config: the config, or dict with `model_type`, of a vision model with patches: any of this library,
-            `fused_vision`, ViT-like ones of transformers, `timm_wrapper`; default Vim.
+            `fused_vision`, transformers' (SigLIP, DINOv2, Swin, ConvNeXt, ...), `timm_wrapper`; default Vim.
         projector_config: a `VLMambaProjectorConfig` or dict.
         text_config: a language model's config or dict with `model_type` mamba (the default), mamba2 or falcon_mamba.
         image_token_id: the placeholder token that image features replace; the language model needs no row for it.
@@ -133,7 +133,7 @@ class VLMambaConfig(PackagedConfig, PreTrainedConfig):
         return config
 
     def validate_vision_config(self):
-        """Part of the validation of strict configs: the encoder must be ViT-like."""
+        """Part of the validation of strict configs: the encoder must give features of patches."""
         check_vision_config(self.vision_config, "vision_config")
 
     def validate_text_config(self):

@@ -127,7 +127,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset_arguments(name: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `VLMambaConfig` for a preset with changes.
 
-    A dict changes those fields of a part that it names, or, with another `model_type`, takes the part's place.
+    A dict changes those fields of a part that it names, or, with another `model_type`, takes the part's place. Another
+    encoder's output is read, unless a layer is named too: which of its layers are like the preset's is not known.
 
     Raises:
         ValueError: an unknown name; the message has the nearest and all there are.
@@ -143,7 +144,13 @@ def preset_arguments(name: str, changes: dict[str, Any]) -> dict[str, Any]:
             kind = part.get("model_type")
             value = {**part, **value} if value.get("model_type", kind) == kind else value
         arguments[field] = value
+    if _kind(arguments["vision_config"]) != PRESETS[name]["vision_config"]["model_type"]:
+        arguments["vision_feature_layer"] = changes.get("vision_feature_layer", -1)
     return arguments
+
+
+def _kind(part: PreTrainedConfig | dict[str, Any] | None) -> str | None:
+    return part.get("model_type") if isinstance(part, dict) else getattr(part, "model_type", None)
 
 
 def check_fields(name: str, given: Iterable[str], config: type[PreTrainedConfig]) -> None:
