@@ -16,6 +16,8 @@ FUSED_EXPANSION = 4
 class VisionSelectiveScan(nn.Module):
     """VSS: a 2-D scan through one Mamba layer, results back in patch order and merged.
 
+    The paper does not say how the directions are merged, nor whether one layer serves them all: `average` and `shared`.
+
     Args:
         hidden_size: width.
         scan: name of the scan: "bidirectional" (the paper's BSM), "cross_scan" (CSM) or any other.
@@ -150,7 +152,10 @@ class VSSMLPConnector(nn.Module):
 
 
 class VSSL2Connector(nn.Module):
-    """V2 = Linear(V); Linear(norm(VSS(act(V2)) + V2)): the paper's final choice; the skip leaves before the act."""
+    """V2 = Linear(V); Linear(norm(VSS(act(V2)) + V2)): the paper's final choice; the skip leaves before the act.
+
+    The kind of the norm, its epsilon and the width between are not in the paper: a LayerNorm at the language model's.
+    """
 
     def __init__(self, in_features: int, out_features: int, hidden_act: str = "gelu", eps: float = 1e-5, **vss: object):
         super().__init__()

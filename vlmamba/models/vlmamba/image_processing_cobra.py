@@ -35,8 +35,9 @@ class CobraImageProcessorKwargs(VLMambaImageProcessorKwargs, total=False):
 class CobraImageProcessor(VLMambaImageProcessor):
     """An image once for each encoder, normed as that one was trained, stacked on channels (arXiv:2403.14520).
 
-    Bytes are resized exactly as PIL does, as the official transforms do. Defaults are those of the published model:
-    DINOv2, then SigLIP.
+    Bytes are resized exactly as PIL does, as the official transforms do. What is transparent lies over white, where the
+    official script shows whatever colour is stored under it. Defaults are those of the published model: DINOv2, then
+    SigLIP.
 
     Args:
         size: {"height": int, "width": int} of the pixels; also per call.
