@@ -7,7 +7,9 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from .command import copy_of, edit, refused, run
+from tests.models.tiny import tiny_model, tiny_processor, tiny_text_config
+
+from .command import answered, copy_of, edit, refused, run
 
 FILES = [
     "config.json",
@@ -102,3 +104,16 @@ def test_wrong_weights(model_folder, tmp_path):
     refused(run("ask", "what?", "--model", folder), "lack", name)
     save_file(weights | {name: tensor[:5].clone()}, folder / "model.safetensors", {"format": "pt"})
     refused(run("ask", "what?", "--model", folder), name, "[5]", "[32]")
+
+
+def test_placeholders_need_no_embeddings_but_words_do(tmp_path):
+    processor = tiny_processor()
+    tor = len(processor.tokenizer)  # the first number for which the large model has no embedding
+    small = {**tiny_text_config(), "vocab_size": tor + 1}
+    tiny_model(rationale_config=small, tor_token_id=tor).float().save_pretrained(tmp_path)
+    processor.tokenizer.add_tokens(["<tor>"], special_tokens=True)
+    processor.save_pretrained(tmp_path)
+    assert answered(run("ask", "what ?", "--model", tmp_path, "--max-new-tokens", 2)).strip()
+    processor.tokenizer.add_tokens(["word"])
+    processor.save_pretrained(tmp_path)
+    refused(run("ask", "what ?", "--model", tmp_path), "tokens up to number 23, the model 22 tokens")

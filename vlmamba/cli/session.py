@@ -264,9 +264,11 @@ def _check_fit(config: VLMambaConfig, processor: VLMambaProcessor) -> None:
         )
     if processor.image_token_id != config.image_token_id:
         raise ValueError(f"<image> is token {processor.image_token_id}, the model expects {config.image_token_id}")
-    if len(processor.tokenizer) > config.text_config.vocab_size:
+    # features stand in for the embeddings of these
+    words = set(processor.tokenizer.get_vocab().values()) - {config.image_token_id, config.tor_token_id}
+    if max(words) >= config.text_config.vocab_size:
         raise ValueError(
-            f"the tokenizer has {len(processor.tokenizer)} tokens, the model {config.text_config.vocab_size}"
+            f"the tokenizer has tokens up to number {max(words)}, the model {config.text_config.vocab_size} tokens"
         )
 
 
