@@ -216,6 +216,18 @@ def test_a_state_of_another_model_is_refused(model, processor):
         generate(tiny_model(text_config=tiny_text_config("mamba2")), inputs, prefix=state)
 
 
+@pytest.mark.parametrize("other", [torch.float32, torch.float16, torch.bfloat16])
+def test_half_precision_tells_weights_apart_as_far_as_it_can(processor, other):
+    model, inputs = tiny_model().bfloat16(), processed(processor, QUESTIONS, [])
+    state = state_of(tiny_model().to(other), processor)
+    assert generate(model, inputs, prefix=state).shape == (3, NEW)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.02)
+    with pytest.raises(ValueError, match="other weights"):
+        generate(model, inputs, prefix=state)
+
+
 def test_weights_on_disk(processor, tmp_path):
     tiny_model().float().save_pretrained(tmp_path / "model")
     model = VLMambaForConditionalGeneration.from_pretrained(
