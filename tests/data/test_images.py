@@ -100,7 +100,8 @@ def test_cmyk():
 
 
 def test_other_colour_spaces():
-    image = load_image(stored(Image.new("YCbCr", (1, 1), (76, 85, 255)), "TIFF", mode="YCbCr"))
+    # Pillow 12 cannot read again what it stores of YCbCr uncompressed
+    image = load_image(stored(Image.new("YCbCr", (8, 8), (76, 85, 255)), "TIFF", compression="jpeg"))
     assert np.abs(np.subtract(image.getpixel((0, 0)), RED)).max() <= 2
     assert load_image(stored(Image.new("LAB", (1, 1), (255, 128, 128)), "TIFF", mode="LAB")).mode == "RGB"
 
