@@ -163,6 +163,18 @@ def test_a_streamer_prints_the_answer_as_it_comes(model, processor):
     assert printed.getvalue().split() == expected.split()
 
 
+def test_a_model_in_training_that_checkpoints_answers_too(processor):
+    model = tiny_model()
+    inputs = inputs_of(processor, "one image", "text only")
+    expected = generate(model, inputs)
+    model.train()
+    model.gradient_checkpointing_enable()
+    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    assert torch.equal(generate(model, inputs), expected)
+    assert model.prefix_state(**inputs).num_rows == 2
+    assert layers and all(layer.gradient_checkpointing for layer in layers)
+
+
 def test_sampling_with_a_seed_repeats_itself(model, processor):
     inputs = inputs_of(processor, "one image")
     outs = []

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation of all language models here: padding on either side, prompts read in pieces, prefixes read once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import nn
 from transformers import GenerationConfig, GenerationMixin
 from transformers.utils import ModelOutput
 
@@ -55,10 +59,12 @@ class StatefulGenerationMixin(GenerationMixin):
                 input_ids = input_ids.gather(1, order)
             if (embeds := kwargs.get("inputs_embeds")) is not None:
                 kwargs["inputs_embeds"] = embeds.gather(1, order.unsqueeze(-1).expand_as(embeds))
+        if prefix is not None:
+            input_ids, kwargs["attention_mask"] = self._behind(prefix, input_ids, mask, generation_config, kwargs)
+        with _checkpointing_off(self):
+            out = super().generate(input_ids, generation_config=generation_config, **kwargs)
         if prefix is None:
-            return super().generate(input_ids, generation_config=generation_config, **kwargs)
-        input_ids, kwargs["attention_mask"] = self._behind(prefix, input_ids, mask, generation_config, kwargs)
-        out = super().generate(input_ids, generation_config=generation_config, **kwargs)
+            return out
         if isinstance(out, torch.Tensor):
             return out[:, prefix.num_tokens :]
         out.sequences = out.sequences[:, prefix.num_tokens :]
@@ -98,7 +104,8 @@ class StatefulGenerationMixin(GenerationMixin):
             prefix = self._fitting(prefix, input_ids)
             cache, before = prefix.cache(self.config.get_text_config()), prefix.input_ids
         options = {CACHE: cache, "use_cache": True, "logits_to_keep": 1, **inputs}
-        outputs = self._read(input_ids, None, attention_mask, prefill_chunk_size, options)
+        with _checkpointing_off(self):
+            outputs = self._read(input_ids, None, attention_mask, prefill_chunk_size, options)
         ids = torch.cat([before.to(input_ids.device), input_ids], dim=1)
         return PrefixState.of(outputs[CACHE], ids, fingerprint_of(self))
 
@@ -254,6 +261,19 @@ class StatefulGenerationMixin(GenerationMixin):
     def _prompt_images(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, options: dict) -> None:
         """Takes images out of `options` for a prompt in pieces; a language model has none."""
         return None
+
+
+@contextmanager
+def _checkpointing_off(model: nn.Module) -> Iterator[None]:
+    """Layers that checkpoint their activations give no states; generation is not differentiated."""
+    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    for layer in layers:
+        layer.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = True
 
 
 def _pieces(length: int, size: int, padded: bool) -> list[slice]:
