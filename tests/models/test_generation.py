@@ -10,12 +10,11 @@ import transformers
 from transformers import GenerationConfig, MambaConfig, TextStreamer, pipeline
 
 from tests import golden
+from tests.close import assert_close
+from tests.models.prompts import NEW, PROMPTS, generate, inputs_of, picture
 from tests.models.tiny import LANGUAGE_MODELS, tiny_model, tiny_processor, tiny_text_config
 from vlmamba import MambaForCausalLM, VLMambaForConditionalGeneration, apply_kernels, from_official
 from vlmamba.models.modeling_utils import CACHE
-
-NEW = 12
-TOLERANCE = {"rtol": 0, "atol": 1e-9}
 
 
 @pytest.fixture(scope="module")
@@ -26,34 +25,6 @@ def model():
 @pytest.fixture(scope="module")
 def processor():
     return tiny_processor()
-
-
-def picture(shade: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(shade)
-    return torch.randint(0, 255, (3, 16 + shade, 20), dtype=torch.uint8, generator=generator)
-
-
-PROMPTS = {
-    "one image": ("<|user|><image> what is this ?<|assistant|>", [1]),
-    "two images": ("<|user|><image> is this left of <image> ?<|assistant|>", [2, 3]),
-    "text only": ("<|user|> how many ?<|assistant|>", []),
-    "two turns": (
-        "<|user|><image> what ?<|assistant|> a dog .</s><|user|> how many things are there ?<|assistant|>",
-        [4],
-    ),
-}
-
-
-def inputs_of(processor, *names: str, side: str = "left") -> dict[str, torch.Tensor]:
-    texts = [PROMPTS[name][0] for name in names]
-    images = [picture(shade) for name in names for shade in PROMPTS[name][1]]
-    batch = processor(images=images or None, text=texts, padding=True, padding_side=side, return_tensors="pt")
-    return {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
-
-
-def generate(model, inputs: dict, **options) -> torch.Tensor:
-    out = model.generate(**inputs, **{"max_new_tokens": NEW, "do_sample": False, **options})
-    return out[:, inputs["input_ids"].shape[1] :]
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -99,7 +70,7 @@ def test_padded_logits_equal_single_ones(model, processor, side):
     logits = model(**batch).logits
     for row, name in enumerate(PROMPTS):
         single = model(**inputs_of(processor, name)).logits[0]
-        torch.testing.assert_close(logits[row][batch["attention_mask"][row].bool()], single, **TOLERANCE)
+        assert_close("logits", logits[row][batch["attention_mask"][row].bool()], single)
 
 
 @pytest.mark.parametrize("cuts", [(1,), (3, 4), (6, 11), (9,)])
@@ -115,10 +86,10 @@ def test_a_warm_cache_takes_any_number_of_tokens(model, processor, cuts):
         out = model(inputs_embeds=embeds[:, start:stop], cache=cache, use_cache=True)
         cache = out[CACHE]
         parts.append(out.logits)
-    torch.testing.assert_close(torch.cat(parts, 1), whole.logits, **TOLERANCE)
+    assert_close("logits", torch.cat(parts, 1), whole.logits)
     for mine, theirs in zip(cache.layers, whole[CACHE].layers, strict=True):
-        torch.testing.assert_close(mine.recurrent_states[0], theirs.recurrent_states[0], **TOLERANCE)
-        torch.testing.assert_close(mine.conv_states[0], theirs.conv_states[0], **TOLERANCE)
+        assert_close("state", mine.recurrent_states[0], theirs.recurrent_states[0])
+        assert_close("window", mine.conv_states[0], theirs.conv_states[0])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -140,7 +111,7 @@ def test_a_second_turn_of_a_padded_batch_continues_the_first(model, processor, s
     logits = model(ids2, attention_mask=mask2, cache=cache, use_cache=True).logits
     for row in range(2):
         alone = model(torch.cat([first[row], second[row]])[None]).logits[0, -len(second[row]) :]
-        torch.testing.assert_close(logits[row][mask2[row].bool()], alone, **TOLERANCE)
+        assert_close("logits", logits[row][mask2[row].bool()], alone)
 
 
 def test_images_are_encoded_once(model, processor, monkeypatch):

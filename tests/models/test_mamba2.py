@@ -6,11 +6,10 @@ import torch
 import transformers
 
 from tests import golden
+from tests.close import assert_close
 from vlmamba import Mamba2ForCausalLM, from_official
 from vlmamba.layers.kernels import mixer_class
 from vlmamba.models.modeling_utils import CACHE
-
-TOLERANCE = {"rtol": 0, "atol": 1e-9}
 
 
 @pytest.mark.parametrize("name", golden.names("mamba2-lm"))
@@ -82,7 +81,7 @@ def test_reloading_padding_and_pieces(tmp_path):
     whole = lm(ids[:1])
     first = lm(ids[:1, :2], use_cache=True)
     second = lm(ids[:1, 2:], use_cache=True, **{CACHE: first[CACHE]})
-    torch.testing.assert_close(second.logits, whole.logits[:, 2:], **TOLERANCE)
+    assert_close("logits", second.logits, whole.logits[:, 2:])
 
 
 @pytest.mark.parametrize(
