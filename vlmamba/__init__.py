@@ -18,6 +18,7 @@ _PUBLIC = {
     "vlmamba.models.fused_vision": ["FusedVisionConfig", "FusedVisionModel"],
     "vlmamba.models.mamba": ["MambaForCausalLM"],
     "vlmamba.models.mamba2": ["Mamba2ForCausalLM"],
+    "vlmamba.models.mambadfuse": ["MambaDFuseConfig", "MambaDFuseForImageFusion"],
     "vlmamba.models.prefix": ["PrefixState"],
     "vlmamba.models.vlmamba": [
         "CobraImageProcessor",
