@@ -16,6 +16,7 @@ _PUBLIC = {
     "vlmamba.layers.kernels": ["apply_kernels"],
     "vlmamba.layers.quantize": ["quantize"],
     "vlmamba.models.fused_vision": ["FusedVisionConfig", "FusedVisionModel"],
+    "vlmamba.models.fusionmamba": ["FusionMambaConfig", "FusionMambaForImageFusion"],
     "vlmamba.models.mamba": ["MambaForCausalLM"],
     "vlmamba.models.mamba2": ["Mamba2ForCausalLM"],
     "vlmamba.models.mambadfuse": ["MambaDFuseConfig", "MambaDFuseForImageFusion"],

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
 
 from vlmamba.models import ENCODER_CLASSES, ENCODERS
 from vlmamba.models.fused_vision import FusedVisionConfig, FusedVisionModel
+from vlmamba.models.fusionmamba import FusionMambaConfig, FusionMambaForImageFusion
 from vlmamba.models.mambadfuse import MambaDFuseConfig, MambaDFuseForImageFusion
 from vlmamba.models.remote_code import remember
 from vlmamba.models.vlmamba import (
@@ -53,10 +54,11 @@ def register() -> None:
     for family, prefix in ENCODERS.items():
         module = import_module(f"vlmamba.models.{family}")
         _register_encoder(*(getattr(module, f"{prefix}{name}") for name in ENCODER_CLASSES))
-    for config in (FusedVisionConfig, MambaDFuseConfig, VLMambaConfig, VLMambaProjectorConfig):
+    for config in (FusedVisionConfig, FusionMambaConfig, MambaDFuseConfig, VLMambaConfig, VLMambaProjectorConfig):
         _register_config(config)
     _register_model(AutoModel, FusedVisionConfig, FusedVisionModel)
     for auto in (AutoModel, AutoModelForImageToImage):
+        _register_model(auto, FusionMambaConfig, FusionMambaForImageFusion)
         _register_model(auto, MambaDFuseConfig, MambaDFuseForImageFusion)
     for auto, model in (
         (AutoModel, VLMambaModel),

@@ -28,8 +28,10 @@ def check_pair(pixel_values: torch.Tensor, pixel_values_x: torch.Tensor, channel
     ):
         if not pixels.is_floating_point():
             raise ValueError(f"{name} has dtype {pixels.dtype}, expected floating point")
-        if pixels.dim() != 4 or pixels.shape[1] != wanted:
-            raise ValueError(f"{name} has shape {tuple(pixels.shape)}, expected [batch, {wanted}, H, W]")
+        if pixels.dim() != 4 or pixels.shape[1] != wanted or min(pixels.shape[2:]) < 1:
+            raise ValueError(
+                f"{name} has shape {tuple(pixels.shape)}, expected [batch, {wanted}, H, W] with positive H and W"
+            )
     if pixel_values.shape[0] != pixel_values_x.shape[0] or pixel_values.shape[2:] != pixel_values_x.shape[2:]:
         raise ValueError(
             f"pixel_values has shape {tuple(pixel_values.shape)} and pixel_values_x {tuple(pixel_values_x.shape)}, "
