@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForImageToImage,
     AutoModelForMultimodalLM,
+    AutoModelForSemanticSegmentation,
     AutoProcessor,
 )
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
@@ -26,6 +27,7 @@ from vlmamba.models.fused_vision import FusedVisionConfig, FusedVisionModel
 from vlmamba.models.fusionmamba import FusionMambaConfig, FusionMambaForImageFusion
 from vlmamba.models.mambadfuse import MambaDFuseConfig, MambaDFuseForImageFusion
 from vlmamba.models.remote_code import remember
+from vlmamba.models.sigma import SigmaConfig, SigmaForSemanticSegmentation, SigmaModel
 from vlmamba.models.vlmamba import (
     CobraImageProcessor,
     VLMambaConfig,
@@ -54,9 +56,18 @@ def register() -> None:
     for family, prefix in ENCODERS.items():
         module = import_module(f"vlmamba.models.{family}")
         _register_encoder(*(getattr(module, f"{prefix}{name}") for name in ENCODER_CLASSES))
-    for config in (FusedVisionConfig, FusionMambaConfig, MambaDFuseConfig, VLMambaConfig, VLMambaProjectorConfig):
+    for config in (
+        FusedVisionConfig,
+        FusionMambaConfig,
+        MambaDFuseConfig,
+        SigmaConfig,
+        VLMambaConfig,
+        VLMambaProjectorConfig,
+    ):
         _register_config(config)
     _register_model(AutoModel, FusedVisionConfig, FusedVisionModel)
+    _register_model(AutoModel, SigmaConfig, SigmaModel)
+    _register_model(AutoModelForSemanticSegmentation, SigmaConfig, SigmaForSemanticSegmentation)
     for auto in (AutoModel, AutoModelForImageToImage):
         _register_model(auto, FusionMambaConfig, FusionMambaForImageFusion)
         _register_model(auto, MambaDFuseConfig, MambaDFuseForImageFusion)
