@@ -41,6 +41,7 @@ class SS2D(nn.Module):
         activate_output: GELU after that.
         dropout: of the output.
         eps: of the norms.
+        input_size: width of the input where it is another than the output's `hidden_size`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class SS2D(nn.Module):
         activate_output: bool = False,
         dropout: float = 0.0,
         eps: float = 1e-5,
+        input_size: int | None = None,
     ):
         super().__init__()
         if cascade and (scan != "cross_scan" or merge != "sum"):
@@ -70,7 +72,8 @@ class SS2D(nn.Module):
         channels = int(expand * hidden_size)
         rank = math.ceil(hidden_size / 16) if time_step_rank is None else time_step_rank
         self.cascade, self.gate, self.out_norm_type = cascade, gate, out_norm
-        self.in_proj = nn.Linear(hidden_size, channels if gate == "none" else 2 * channels, bias=False)
+        inputs = hidden_size if input_size is None else input_size
+        self.in_proj = nn.Linear(inputs, channels if gate == "none" else 2 * channels, bias=False)
         self.conv2d = depthwise(channels, conv_kernel, conv_bias) if conv_kernel > 1 else None
         self.act = ACT2FN[hidden_act]
         self.scans = (HeadwiseMapScan if headwise else MapScan)(channels, scan, state_size, rank, merge, eps)
@@ -82,7 +85,7 @@ class SS2D(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`[B, h, w, hidden_size]` -> the same shape."""
+        """`[B, h, w, input_size]` -> `[B, h, w, hidden_size]`."""
         x, gate = self.in_proj(hidden_states), None
         if self.gate != "none":
             x, gate = x.chunk(2, dim=-1)
