@@ -96,6 +96,8 @@ def test_the_loss_of_a_mask_by_hand():
     assert_close("dice", dice_loss(logits, labels), torch.tensor(dice))
     cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, labels)
     assert_close("loss", mask_loss(logits, labels), dice + cross_entropy)
+    assert mask_loss(logits.bfloat16(), labels.bool()).dtype == torch.float32
+    assert torch.autograd.gradcheck(lambda x: mask_loss(x, labels), logits.double().clamp(-2, 2).requires_grad_())
     with pytest.raises(ValueError, match=r"labels has shape \(2, 2\), expected that of the logits, \(2, 4\)"):
         mask_loss(logits, labels[:, :2])
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss of a mask that a sentence asks for (ReMamber, arXiv:2403.17839)."""
+"""The loss of a mask that a sentence asks for (ReMamber, arXiv:2403.17839), computed in float32 or wider."""
 
 import torch
 from torchvision.ops import sigmoid_focal_loss
+
+from vlmamba.ops.numerics import widened
 
 
 def dice_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -12,7 +14,8 @@ def dice_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits: `[B, ...]`.
         labels: of the same shape, in [0, 1].
     """
-    p, y = logits.float().sigmoid().flatten(1), labels.float().flatten(1)
+    p = widened(logits).sigmoid().flatten(1)
+    y = labels.to(p.dtype).flatten(1)
     return (1 - (2 * (p * y).sum(1) + 1) / (p.sum(1) + y.sum(1) + 1)).mean()
 
 
@@ -30,5 +33,6 @@ def mask_loss(logits: torch.Tensor, labels: torch.Tensor, alpha: float = -1.0, g
     """
     if labels.shape != logits.shape:
         raise ValueError(f"labels has shape {tuple(labels.shape)}, expected that of the logits, {tuple(logits.shape)}")
-    focal = sigmoid_focal_loss(logits.float(), labels.float(), alpha, gamma, reduction="mean")
+    logits = widened(logits)
+    focal = sigmoid_focal_loss(logits, labels.to(logits.dtype), alpha, gamma, reduction="mean")
     return dice_loss(logits, labels) + focal
