@@ -18,7 +18,9 @@ def test_every_public_name_is_there_and_documented(name):
         assert value.__doc__
 
 
-@pytest.mark.parametrize("module", ["vlmamba.ops", "vlmamba.ops.compat", "vlmamba.scans", "vlmamba.data"])
+@pytest.mark.parametrize(
+    "module", ["vlmamba.ops", "vlmamba.ops.compat", "vlmamba.scans", "vlmamba.data", "vlmamba.metrics"]
+)
 def test_every_name_a_module_offers_is_there(module):
     offered = importlib.import_module(module)
     assert all(hasattr(offered, name) for name in offered.__all__)

@@ -43,7 +43,7 @@ __all__ = ["__version__", "ops", *_MODULE_OF]
 def __getattr__(name: str):
     if name in _MODULE_OF:
         return getattr(import_module(_MODULE_OF[name]), name)
-    if name in ("ops", "scans", "layers", "models", "convert", "data", "cli"):
+    if name in ("ops", "scans", "layers", "models", "convert", "data", "metrics", "cli"):
         return import_module(f"vlmamba.{name}")
     raise AttributeError(f"module 'vlmamba' has no attribute {name!r}")
 

@@ -14,6 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from vlmamba.layers.fusion.channel_attention import EfficientChannelAttention
 from vlmamba.layers.fusion.descriptive_convolution import LearnableDescriptiveConvolution
 from vlmamba.layers.fusion.dynamic_features import DynamicFusion, DynamicMixer, JointSS2D
+from vlmamba.layers.fusion.losses import dynamic_fusion_loss
 from vlmamba.layers.maps import MLP, MapBlock, PatchMerging, PatchStem, Stage, convolved, reset_convolution
 from vlmamba.layers.ss2d import SS2D
 from vlmamba.models.fusionmamba.configuration_fusionmamba import FusionMambaConfig
@@ -136,12 +137,20 @@ class FusionMambaForImageFusion(FusionMambaPreTrainedModel):
         self.embeddings.convolutions[0].conv = value
 
     @can_return_tuple
-    def forward(self, pixel_values: torch.Tensor, pixel_values_x: torch.Tensor, **kwargs: object) -> ImageFusionOutput:
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_values_x: torch.Tensor,
+        return_loss: bool | None = None,
+        **kwargs: object,
+    ) -> ImageFusionOutput:
         """Fuse pairs of images.
 
         Args:
             pixel_values: `[B, num_channels, H, W]`, in 0 to 1: the visible light's, where one is.
             pixel_values_x: the same of the other modality.
+            return_loss: whether to give `loss`, the paper's (`dynamic_fusion_loss`), which needs no labels; sides of
+                at least 16.
 
         Returns:
             `fused` `[B, num_channels, H, W]`, which may reach out of 0 to 1 a little: clamp it to save it.
@@ -165,4 +174,6 @@ class FusionMambaForImageFusion(FusionMambaPreTrainedModel):
         for i, stage in enumerate(self.decoder):
             x = stage(self.expansions[i - 1](x + fused[-i]) if i else x)
         x = convolved(self.head, self.last_expansion(x)).permute(0, 3, 1, 2)[..., :height, :width]
-        return ImageFusionOutput(fused=x + self.config.image_weight * (pixel_values + pixel_values_x))
+        x = x + self.config.image_weight * (pixel_values + pixel_values_x)
+        loss = dynamic_fusion_loss(x, pixel_values, pixel_values_x).total if return_loss else None
+        return ImageFusionOutput(loss=loss, fused=x)

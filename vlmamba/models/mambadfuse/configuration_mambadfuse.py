@@ -6,6 +6,7 @@ import math
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from vlmamba.layers.fusion.losses import GUIDED_LOSSES
 from vlmamba.models.remote_code import PackagedConfig
 
 
@@ -26,6 +27,7 @@ class MambaDFuseConfig(PackagedConfig, PreTrainedConfig):
         time_step_rank: rank of the time step projections, "auto" for ceil(hidden_size / 16).
         negative_slope: of the leaky ReLUs between the 3 x 3 convolutions.
         layer_norm_epsilon: epsilon of the norms.
+        fusion_loss: what training aims at: "infrared" for infrared and visible images, or "medical".
 
     Example:
         >>> model = MambaDFuseForImageFusion(MambaDFuseConfig())
@@ -45,6 +47,7 @@ class MambaDFuseConfig(PackagedConfig, PreTrainedConfig):
     time_step_rank: str | int = "auto"
     negative_slope: float | int = 0.2
     layer_norm_epsilon: float = 1e-5
+    fusion_loss: str = "infrared"
 
     def __post_init__(self, **kwargs):
         if self.time_step_rank == "auto":
@@ -69,3 +72,5 @@ class MambaDFuseConfig(PackagedConfig, PreTrainedConfig):
                 raise ValueError(f"{name} is {value!r}, expected a positive integer")
         if self.hidden_size < 4:
             raise ValueError(f"hidden_size is {self.hidden_size}, expected 4 or more")
+        if self.fusion_loss not in GUIDED_LOSSES:
+            raise ValueError(f"fusion_loss is {self.fusion_loss!r}, expected one of {', '.join(GUIDED_LOSSES)}")

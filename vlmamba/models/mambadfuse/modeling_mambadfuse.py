@@ -10,6 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import can_return_tuple
 
 from vlmamba.layers.fusion.channel_exchange import ChannelExchange
+from vlmamba.layers.fusion.losses import GUIDED_LOSSES, guided_fusion_loss
 from vlmamba.layers.fusion.multi_modal import MultiModalFusion, MultiModalMixer
 from vlmamba.layers.maps import reset_convolution
 from vlmamba.layers.vision_mixer import VisionMixer
@@ -117,11 +118,15 @@ class MambaDFuseForImageFusion(MambaDFusePreTrainedModel):
         return None
 
     @can_return_tuple
-    def forward(self, pixel_values: Tensor, pixel_values_x: Tensor, **kwargs: object) -> ImageFusionOutput:
+    def forward(
+        self, pixel_values: Tensor, pixel_values_x: Tensor, return_loss: bool | None = None, **kwargs: object
+    ) -> ImageFusionOutput:
         """Fuse pairs of images.
 
         Args:
             pixel_values, pixel_values_x: `[B, num_channels, H, W]`, in [0, 1].
+            return_loss: whether to give `loss`, the paper's (`guided_fusion_loss`, as `config.fusion_loss` says), which
+                needs no labels.
 
         Returns:
             `fused` `[B, num_channels, H, W]`; not clamped, it may leave [0, 1] a little.
@@ -143,7 +148,11 @@ class MambaDFuseForImageFusion(MambaDFusePreTrainedModel):
 
         fused = _last(self.deep_fusion, fused, grid, x2, x1)
         fused = _last(self.reconstruction, self.norm(fused), paths)
-        return ImageFusionOutput(fused=self.head(fused.transpose(1, 2).unflatten(2, grid)))
+        fused, loss = self.head(fused.transpose(1, 2).unflatten(2, grid)), None
+        if return_loss:
+            options = GUIDED_LOSSES[self.config.fusion_loss]
+            loss = guided_fusion_loss(fused, pixel_values, pixel_values_x, **options).total
+        return ImageFusionOutput(loss=loss, fused=fused)
 
     def _tokens(self, maps: Tensor) -> Tensor:
         """`[B, C, H, W]` -> normed tokens `[B, H * W, C]`."""
