@@ -21,6 +21,7 @@ _PUBLIC = {
     "vlmamba.models.mamba2": ["Mamba2ForCausalLM"],
     "vlmamba.models.mambadfuse": ["MambaDFuseConfig", "MambaDFuseForImageFusion"],
     "vlmamba.models.prefix": ["PrefixState"],
+    "vlmamba.models.psrben": ["PSRBenConfig", "PSRBenForImageFusion"],
     "vlmamba.models.sigma": ["SigmaConfig", "SigmaForSemanticSegmentation", "SigmaModel"],
     "vlmamba.models.vlmamba": [
         "CobraImageProcessor",

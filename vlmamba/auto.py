@@ -26,6 +26,7 @@ from vlmamba.models import ENCODER_CLASSES, ENCODERS
 from vlmamba.models.fused_vision import FusedVisionConfig, FusedVisionModel
 from vlmamba.models.fusionmamba import FusionMambaConfig, FusionMambaForImageFusion
 from vlmamba.models.mambadfuse import MambaDFuseConfig, MambaDFuseForImageFusion
+from vlmamba.models.psrben import PSRBenConfig, PSRBenForImageFusion
 from vlmamba.models.remote_code import remember
 from vlmamba.models.sigma import SigmaConfig, SigmaForSemanticSegmentation, SigmaModel
 from vlmamba.models.vlmamba import (
@@ -60,6 +61,7 @@ def register() -> None:
         FusedVisionConfig,
         FusionMambaConfig,
         MambaDFuseConfig,
+        PSRBenConfig,
         SigmaConfig,
         VLMambaConfig,
         VLMambaProjectorConfig,
@@ -71,6 +73,7 @@ def register() -> None:
     for auto in (AutoModel, AutoModelForImageToImage):
         _register_model(auto, FusionMambaConfig, FusionMambaForImageFusion)
         _register_model(auto, MambaDFuseConfig, MambaDFuseForImageFusion)
+        _register_model(auto, PSRBenConfig, PSRBenForImageFusion)
     for auto, model in (
         (AutoModel, VLMambaModel),
         (AutoModelForImageTextToText, VLMambaForConditionalGeneration),

@@ -17,7 +17,7 @@ from vlmamba.models import ENCODERS
 
 # family -> the folder of its models, where that has another name
 _FOLDERS = {"cobra": "vlmamba"}
-_FAMILIES = ("mamba", "mamba2", "mambadfuse", "fusionmamba", "sigma", *_FOLDERS, *ENCODERS)
+_FAMILIES = ("mamba", "mamba2", "mambadfuse", "fusionmamba", "psrben", "sigma", *_FOLDERS, *ENCODERS)
 # so many differences of each kind are named in a message
 _LISTED = 4
 

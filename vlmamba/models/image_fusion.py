@@ -20,8 +20,13 @@ class ImageFusionOutput(ModelOutput):
     fused: torch.Tensor | None = None
 
 
-def check_pair(pixel_values: torch.Tensor, pixel_values_x: torch.Tensor, channels: int, channels_x: int) -> None:
-    """Raise a `ValueError` that names what is wrong with the shapes or dtypes of a pair of image batches."""
+def check_pair(
+    pixel_values: torch.Tensor, pixel_values_x: torch.Tensor, channels: int, channels_x: int, scale: int = 1
+) -> None:
+    """Raise a `ValueError` that names what is wrong with the shapes or dtypes of a pair of image batches.
+
+    The sides of the second are `scale` times those of the first.
+    """
     for name, pixels, wanted in (
         ("pixel_values", pixel_values, channels),
         ("pixel_values_x", pixel_values_x, channels_x),
@@ -32,8 +37,10 @@ def check_pair(pixel_values: torch.Tensor, pixel_values_x: torch.Tensor, channel
             raise ValueError(
                 f"{name} has shape {tuple(pixels.shape)}, expected [batch, {wanted}, H, W] with positive H and W"
             )
-    if pixel_values.shape[0] != pixel_values_x.shape[0] or pixel_values.shape[2:] != pixel_values_x.shape[2:]:
+    sides = tuple(scale * side for side in pixel_values.shape[2:])
+    if pixel_values.shape[0] != pixel_values_x.shape[0] or sides != tuple(pixel_values_x.shape[2:]):
+        wanted = "the same height and width" if scale == 1 else f"{scale} times the height and width"
         raise ValueError(
             f"pixel_values has shape {tuple(pixel_values.shape)} and pixel_values_x {tuple(pixel_values_x.shape)}, "
-            "expected as many images of the same height and width"
+            f"expected as many images of {wanted}"
         )
