@@ -55,6 +55,7 @@ def browser() -> Iterator["Visits"]:
             profile, executable_path=CHROMIUM, args=FLAGS.split(), viewport={"width": 760, "height": 860}
         )
         context.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
         yield Visits(context)
         context.close()
 
@@ -93,7 +94,7 @@ class Demo:
         self.send = page.get_by_role("button", name="Submit")
         self.stop = page.get_by_role("button", name="Stop")
         self.problem = page.get_by_role("alert")
-        expect(self.box).to_be_editable(timeout=PATIENCE)
+        expect(self.box).to_be_editable()
 
     @property
     def answers(self) -> Locator:
@@ -104,14 +105,14 @@ class Demo:
         """Add pictures and send a question."""
         if pictures:
             self.page.locator("input[type=file]").first.set_input_files(pictures)
-            expect(self.page.get_by_label("File thumbnail")).to_have_count(len(pictures), timeout=PATIENCE)
+            expect(self.page.get_by_label("File thumbnail")).to_have_count(len(pictures))
         self.box.fill(question)
         self.box.press("Enter")
 
     def answer(self, count: int) -> str:
         """The answer of this number, when it is complete."""
-        expect(self.answers).to_have_count(count, timeout=PATIENCE)
-        expect(self.send).to_be_visible(timeout=PATIENCE)
+        expect(self.answers).to_have_count(count)
+        expect(self.send).to_be_visible()
         return self.answers.nth(count - 1).inner_text()
 
 
