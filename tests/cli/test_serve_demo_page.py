@@ -21,6 +21,9 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHR
 
 LEFT = "What is to the left of the castle?"
 
+# milliseconds: nobody mends a question in less, and the page takes none in while it shows what was wrong
+MENDING = 1000
+
 
 @pytest.fixture(scope="module")
 def visits():
@@ -69,10 +72,13 @@ def test_what_cannot_be_asked_is_a_sentence_and_can_be_mended(visits, address, t
     expect(demo.problem).to_have_text("Cannot read image 'notes.png': it is not an image, or a damaged one.")
     expect(demo.box).to_have_value("What is this?")
     demo.page.get_by_label("Remove file").click()
+    demo.page.wait_for_timeout(MENDING)
     demo.ask("")
     expect(demo.problem).to_have_text("The question is missing.")
+    demo.page.wait_for_timeout(MENDING)
     demo.ask("Is there <image>?")
     expect(demo.problem).to_contain_text("The question has 1 <image> placeholder(s)")
+    demo.page.wait_for_timeout(MENDING)
     demo.ask("Is there a dog?")
     assert demo.answer(1)
     expect(demo.problem).to_have_count(0)

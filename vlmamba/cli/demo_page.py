@@ -68,16 +68,18 @@ def page(session: "Session", max_new_tokens: int, folder: str) -> FastAPI:
 
 def _blocks(session: "Session", answers: Answers) -> gradio.Blocks:
     async def answer(history: list[dict], problem: str) -> AsyncIterator[tuple]:
+        # a question that was refused leaves the box alone: by now the mended one may be on its way
         if problem:
-            yield gradio.skip(), gradio.skip()
+            yield gradio.skip(), gradio.skip(), gradio.skip()
             return
         try:
             async with aclosing(answers.stream(history)) as texts:
                 async for text in texts:
-                    yield [*history, {"role": "assistant", "content": text}], gradio.skip()
+                    yield [*history, {"role": "assistant", "content": text}], gradio.skip(), gradio.skip()
+            yield gradio.skip(), gradio.skip(), _ready()
         # whatever it is, the page says it and goes on
         except Exception as error:
-            yield gradio.skip(), _problem(error)
+            yield gradio.skip(), _problem(error), _ready()
 
     with gradio.Blocks(title=TITLE, fill_height=True, analytics_enabled=False, delete_cache=UPLOADS) as blocks:
         gradio.HTML(_about(session))
@@ -105,9 +107,8 @@ def _blocks(session: "Session", answers: Answers) -> gradio.Blocks:
         # a mended question may come before the page is done with the one before
         options["trigger_mode"] = "multiple"
         shown = options | {"show_progress": "minimal"}
-        answered = asked.then(answer, [chat, problem], [chat, problem], concurrency_limit=1, **shown)
-        answered.then(_ready, None, box, **options)
-        box.stop(None, None, None, cancels=[answered], **options)
+        answered = asked.then(answer, [chat, problem], [chat, problem, box], concurrency_limit=1, **shown)
+        box.stop(_ready, None, box, cancels=[answered], **options)
         chat.undo(_undo, chat, [box, chat, problem], **options)
     # before that, gradio would take any file of this machine for an upload
     blocks.has_launched = True
